@@ -1,7 +1,8 @@
 """What the environment decides: every BACKUPSITE_ variable and DATABASE_URL, parsed once into a frozen Config.
 
-Holds the names, defaults and refusals of the settings, and the places below the state folder that several processes must
-agree on. Touches no file: whether a folder can be used, a port is free or a certificate opens is found by the supervisor.
+Holds the names, defaults and refusals of the settings, and the places below the state folder that several processes
+must agree on. Touches no file: whether a folder can be used, a port is free or a certificate opens is found by the
+supervisor.
 """
 
 import hashlib
@@ -93,7 +94,7 @@ class Config:
 
     @property
     def allowed_hosts(self) -> list[str]:
-        """The Host headers that are answered: loopback names (health checks), the bound address and the origin's host."""
+        """The Host headers that are answered: loopback names (for health checks), the bound address, the origin's host."""
         hosts = list(LOOPBACK_NAMES)
         if self.origin is not None:
             hosts.append(in_url(urlsplit(self.origin).hostname or ""))
@@ -129,18 +130,14 @@ def check_together(config: Config) -> None:
     """Refuse settings that are each right and together wrong."""
     if (config.tls_cert is None) != (config.tls_key is None):
         missing = "BACKUPSITE_TLS_KEY" if config.tls_key is None else "BACKUPSITE_TLS_CERT"
-        raise ConfigError(
-            f"{missing} is missing: BACKUPSITE_TLS_CERT and BACKUPSITE_TLS_KEY are set together or not at all."
-        )
+        raise ConfigError(f"{missing} is missing: BACKUPSITE_TLS_CERT and BACKUPSITE_TLS_KEY go together.")
     if not is_loopback(config.bind_host) and not config.tls and not config.behind_proxy:
         raise ConfigError(
-            f"BACKUPSITE_BIND={in_url(config.bind_host)}:{config.bind_port} would serve passwords unencrypted to the network: "
+            f"BACKUPSITE_BIND={in_url(config.bind_host)}:{config.bind_port} would send passwords unencrypted over the network: "
             "set BACKUPSITE_TLS_CERT and BACKUPSITE_TLS_KEY, or BACKUPSITE_BEHIND_PROXY, or bind 127.0.0.1."
         )
     if config.tls and config.origin is not None and not config.https:
-        raise ConfigError(
-            f"BACKUPSITE_ORIGIN={config.origin} must begin with https:// when BACKUPSITE_TLS_CERT is set."
-        )
+        raise ConfigError(f"BACKUPSITE_ORIGIN={config.origin} must begin with https:// with BACKUPSITE_TLS_CERT.")
 
 
 def database_settings(config: Config) -> dict[str, Any]:
@@ -159,7 +156,7 @@ def database_settings(config: Config) -> dict[str, Any]:
 
 
 def socket_folder(home: Path) -> Path:
-    """Return where the embedded Postgres puts its socket: below `home`, or a short place of ours where the path is too long."""
+    """Return where the embedded Postgres puts its socket: below `home`, or in a short place where that path is too long."""
     inside = home / "postgres" / "socket"
     if len(os.fsencode(inside)) + 1 + len(SOCKET_NAME) <= LONGEST_SOCKET_PATH_BYTES:
         return inside
@@ -176,9 +173,7 @@ def parse_home(environ: Mapping[str, str]) -> Path:
         raise ConfigError("BACKUPSITE_HOME contains a line break or a zero byte: write the path of a folder.")
     path = Path(value)
     if not path.is_absolute():
-        raise ConfigError(
-            f"BACKUPSITE_HOME={value} is not an absolute path: write it from the root, as in /var/lib/backupsite."
-        )
+        raise ConfigError(f"BACKUPSITE_HOME={value} is not an absolute path: write one like /var/lib/backupsite.")
     return Path(os.path.realpath(path))
 
 
@@ -194,7 +189,7 @@ def parse_bind(value: str) -> tuple[str, int]:
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z.-]+)):([0-9]{1,5})", value)
     if match is None:
         raise ConfigError(
-            f"BACKUPSITE_BIND={value!r} is not an address: write HOST:PORT, as in 127.0.0.1:8000 or [::1]:8000."
+            f"BACKUPSITE_BIND={value!r} is not an address: write HOST:PORT, like 127.0.0.1:8000 or [::1]:8000."
         )
     host, port = match[1] or match[2], int(match[3])
     if match[1] is not None and not is_ip_address(host):
@@ -220,9 +215,7 @@ def parse_origin(value: str) -> str | None:
         and not parts.fragment
     )
     if parts is None or not usable:
-        raise ConfigError(
-            f"BACKUPSITE_ORIGIN={value!r} is not an origin: write scheme and host, as in https://backup.example.org."
-        )
+        raise ConfigError(f"BACKUPSITE_ORIGIN={value!r} is not an origin: write one like https://backup.example.org.")
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
@@ -239,9 +232,7 @@ def parse_hops(value: str) -> int:
     if value.lower() in FALSE_WORDS:
         return 0
     if not re.fullmatch(r"[1-9]", value):
-        raise ConfigError(
-            f"BACKUPSITE_BEHIND_PROXY={value!r} is not a number of proxies: write how many are trusted, 1 to 9."
-        )
+        raise ConfigError(f"BACKUPSITE_BEHIND_PROXY={value!r} is not a number of trusted proxies, 1 to 9.")
     return int(value)
 
 
@@ -249,9 +240,7 @@ def parse_restore_roots(value: str, home: Path) -> tuple[Path, ...]:
     roots = [part for part in value.split(":") if part]
     for root in roots:
         if not root.startswith("/"):
-            raise ConfigError(
-                f"BACKUPSITE_RESTORE_ROOTS: {root!r} is not an absolute path; folders are separated by colons."
-            )
+            raise ConfigError(f"BACKUPSITE_RESTORE_ROOTS: {root!r} is not an absolute path; colons separate folders.")
     return tuple(Path(os.path.realpath(root)) for root in roots) or (home / "restores",)
 
 
