@@ -1,0 +1,7 @@
+"""Every address of the console. Apps bring their own; the site adds sign-in, people, audit and health."""
+
+from django.urls import URLPattern, URLResolver, include, path
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("account/", include("allauth.account.urls")),
+]
