@@ -94,7 +94,7 @@ class Config:
 
     @property
     def allowed_hosts(self) -> list[str]:
-        """The Host headers that are answered: loopback names (for health checks), the bound address, the origin's host."""
+        """The Host headers that are answered: loopback (for health checks), the bound address, the origin's host."""
         hosts = list(LOOPBACK_NAMES)
         if self.origin is not None:
             hosts.append(in_url(urlsplit(self.origin).hostname or ""))
@@ -133,7 +133,7 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"{missing} is missing: BACKUPSITE_TLS_CERT and BACKUPSITE_TLS_KEY go together.")
     if not is_loopback(config.bind_host) and not config.tls and not config.behind_proxy:
         raise ConfigError(
-            f"BACKUPSITE_BIND={in_url(config.bind_host)}:{config.bind_port} would send passwords unencrypted over the network: "
+            f"BACKUPSITE_BIND={in_url(config.bind_host)}:{config.bind_port} would send passwords in clear text: "
             "set BACKUPSITE_TLS_CERT and BACKUPSITE_TLS_KEY, or BACKUPSITE_BEHIND_PROXY, or bind 127.0.0.1."
         )
     if config.tls and config.origin is not None and not config.https:
@@ -156,7 +156,7 @@ def database_settings(config: Config) -> dict[str, Any]:
 
 
 def socket_folder(home: Path) -> Path:
-    """Return where the embedded Postgres puts its socket: below `home`, or in a short place where that path is too long."""
+    """Return where the embedded Postgres puts its socket: below `home`, or a short path where that is too long."""
     inside = home / "postgres" / "socket"
     if len(os.fsencode(inside)) + 1 + len(SOCKET_NAME) <= LONGEST_SOCKET_PATH_BYTES:
         return inside
