@@ -1,0 +1,41 @@
+"""What can go wrong with keys, without saying more than the caller may know. No error carries key bytes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CryptoError(Exception):
+    """The root of the family; `code` is stable, str() is a full sentence."""
+
+    code: ClassVar[str] = "crypto-error"
+
+
+class UnwrapFailed(CryptoError):
+    """A wrong key, a wrong owner or damage: authenticated encryption cannot tell these apart."""
+
+    code = "unwrap-failed"
+
+
+class OpenFailed(CryptoError):
+    """A sealed value does not verify: a wrong key, a wrong place or damage."""
+
+    code = "open-failed"
+
+
+class BadSlot(CryptoError):
+    """A key slot whose form is not what the format allows."""
+
+    code = "bad-slot"
+
+
+class KdfRefused(CryptoError):
+    """Parameters of a key derivation outside the bounds: either hostile or by mistake."""
+
+    code = "kdf-refused"
+
+
+class BadPassword(CryptoError):
+    """A password that cannot be used: empty, or not text."""
+
+    code = "bad-password"

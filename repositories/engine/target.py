@@ -1,0 +1,398 @@
+"""Safe writing of a restored tree: every entry lands below one folder, whatever its path says and whatever stands
+there already.
+
+A path is taken apart and each component checked; then folders are opened one by one, each relative to its parent's
+descriptor and without following symbolic links, so that neither a hostile backup nor a link planted in the target
+leads outside. Content gets a temporary name in its own folder and is published under its name when it is complete;
+publishing never replaces anything unless that was asked for.
+
+What an entry's owner, mode and times become is decided in `repositories.engine.fidelity`, what is restored and in
+which order in `repositories.engine.restore`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+TEMPORARY_PREFIX = b".backupsite-restore-"
+PRIVATE_FOLDER_MODE = 0o700  # until the folder's own mode is set, after its content
+PRIVATE_FILE_MODE = 0o600
+ORDINARY_FOLDER_MODE = 0o755  # of folders above a source, which no backup describes
+NAME_BYTES_MAX = 255
+OPEN_FOLDERS_MAX = 200
+HOLE_BYTES = 64 * 1024
+ZEROS = bytes(HOLE_BYTES)
+RENAME_NOREPLACE = 1
+TRIES_MAX = 16
+
+
+class Existing(StrEnum):
+    """What happens to an entry whose name is taken in the target."""
+
+    SKIP = "skip"
+    OVERWRITE = "overwrite"
+    RENAME = "rename"
+
+
+class Blocked(Exception):
+    """One entry cannot be restored; the rest can. `code` says why in one word, str() in a sentence."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class Skipped(Exception):
+    """One entry is left alone, because its name is taken and the order says skip."""
+
+
+def components(path: bytes) -> list[bytes]:
+    """Take a path of a backup apart. Raises Blocked for one that could leave the target or names no entry."""
+    parts = path.split(b"/")
+    for part in parts:
+        if part in (b"", b".", b"..") or b"\0" in part:
+            raise Blocked(
+                "hostile_path", f"The backup names the path {shown(path)}, which no honest backup holds; left out."
+            )
+    return parts
+
+
+def shown(path: bytes) -> str:
+    """A path for people: control characters and bytes that are not UTF-8 escaped."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def free_name(name: bytes, taken: Iterable[bytes] | None, attempt: int = 1) -> bytes:
+    """`report.pdf` becomes `report (restored).pdf`, then `report (restored 2).pdf`; never longer than a name may be."""
+    taken_names = taken if taken is not None else ()
+    stem, suffix = os.path.splitext(name)
+    while True:
+        mark = b" (restored)" if attempt == 1 else b" (restored %d)" % attempt
+        room = NAME_BYTES_MAX - len(mark) - len(suffix)
+        candidate = stem[:room] + mark + suffix if room > 0 else name[: NAME_BYTES_MAX - len(mark)] + mark
+        if candidate not in taken_names:
+            return candidate
+        attempt += 1
+
+
+@dataclass(slots=True, eq=False)
+class Folder:
+    """An open folder of the target: its path in the backup, its descriptor, and the names that stand in it."""
+
+    path: bytes
+    descriptor: int
+    names: set[bytes]
+
+
+class Target:
+    """The folder below which everything is restored. A context manager; closing it closes every descriptor.
+
+    `created` holds the backup's paths of the folders that were made here. `below`, where given, is a folder that
+    `into` may not leave: the components between the two are opened without following symbolic links.
+    """
+
+    def __init__(self, into: Path, existing: Existing, below: Path | None = None) -> None:
+        self.existing = existing
+        self.created: set[bytes] = set()
+        self._moved: dict[bytes, bytes] = {}
+        self._open: OrderedDict[bytes, Folder] = OrderedDict()
+        self._temporary_token = os.urandom(6).hex().encode("ascii")
+        self._temporary_count = 0
+        descriptor = open_into(into, below)
+        self.root = Folder(b"", descriptor, set(os.listdir(descriptor)))
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for folder in (*self._open.values(), self.root):
+            os.close(folder.descriptor)
+        self._open.clear()
+        self.root = Folder(b"", -1, set())
+
+    # Folders
+
+    def folder(self, path: bytes) -> Folder:
+        """Open the folder that stands for `path`, making it and those above it where they are missing."""
+        if not path:
+            return self.root
+        return self._open.get(path) or self._enter(path)
+
+    def parent_of(self, path: bytes) -> tuple[Folder, bytes]:
+        """The open folder that holds `path`, and its name there."""
+        above, _, name = path.rpartition(b"/")
+        folder = self._open.get(above) if above else self.root
+        if folder is None:
+            folder = self._enter(above)
+        if name in (b"", b".", b"..") or b"\0" in name:
+            components(path)
+        return folder, name
+
+    def _enter(self, path: bytes) -> Folder:
+        parts = components(path)
+        depth = len(parts)
+        folder: Folder | None = None
+        while depth and (folder := self._open.get(b"/".join(parts[:depth]))) is None:
+            depth -= 1
+        here = folder or self.root
+        for level in range(depth, len(parts)):
+            here = self._step(here, parts[level], b"/".join(parts[: level + 1]))
+        return here
+
+    def _step(self, parent: Folder, name: bytes, path: bytes) -> Folder:
+        """Open or make one folder in an open one."""
+        actual = self._moved.get(path, name)
+        for _ in range(TRIES_MAX):
+            created = _make_folder(parent, actual, path)
+            descriptor = _open_folder(parent, actual, path)
+            if descriptor is not None:
+                return self._keep(path, descriptor, actual, parent, created)
+            actual = self._resolve(parent, name, actual, path)
+        raise Blocked("target_changes", f"{shown(path)} keeps changing in the target while it is restored; left out.")
+
+    def _keep(self, path: bytes, descriptor: int, actual: bytes, parent: Folder, created: bool) -> Folder:
+        if created:
+            self.created.add(path)
+            parent.names.add(actual)
+        while len(self._open) >= OPEN_FOLDERS_MAX:
+            os.close(self._open.popitem(last=False)[1].descriptor)
+        folder = Folder(path, descriptor, set() if created else set(os.listdir(descriptor)))
+        self._open[path] = folder
+        return folder
+
+    def _resolve(self, parent: Folder, name: bytes, actual: bytes, path: bytes) -> bytes:
+        """Something that is no folder stands where one is needed: return the name to try next."""
+        if self.existing is Existing.SKIP:
+            raise Blocked(
+                "not_a_folder", f"{shown(path)} is not a folder in the target; what belongs below it was left out."
+            )
+        if self.existing is Existing.OVERWRITE:
+            with suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(actual, dir_fd=parent.descriptor)
+            return actual
+        attempt = 1
+        while (moved := free_name(name, None, attempt)) in parent.names and not _is_folder(parent, moved):
+            attempt += 1
+        self._moved[path] = moved
+        return moved
+
+    # Everything else
+
+    def place(self, folder: Folder, name: bytes) -> None:
+        """Raises Skipped when the name is taken and stays so; asked before content is read, so that a skipped file
+        costs nothing.
+        """
+        if self.existing is Existing.SKIP and name in folder.names:
+            raise Skipped
+
+    def temporary_name(self) -> bytes:
+        self._temporary_count += 1
+        return b"%s%s-%d" % (TEMPORARY_PREFIX, self._temporary_token, self._temporary_count)
+
+    @contextmanager
+    def unfinished(self, folder: Folder, temporary: bytes) -> Iterator[None]:
+        """Remove what has the temporary name if the block raises."""
+        try:
+            yield
+        except BaseException:
+            self.discard(folder, temporary)
+            raise
+
+    def discard(self, folder: Folder, temporary: bytes) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder.descriptor)
+
+    def create(self, folder: Folder, temporary: bytes) -> int:
+        """Open a new, private file for writing."""
+        return os.open(temporary, FILE_FLAGS, PRIVATE_FILE_MODE, dir_fd=folder.descriptor)
+
+    def publish(self, folder: Folder, temporary: bytes, name: bytes) -> bytes:
+        """Give a complete entry its name and return it; a taken name is skipped, replaced or avoided, as the order
+        says.
+
+        Raises Skipped, or Blocked when a folder has the name; the temporary entry is then still there.
+        """
+        if self.existing is Existing.OVERWRITE:
+            self._replace(folder, temporary, name)
+            return name
+        chosen, attempt = name, 0
+        while chosen in folder.names or not rename_without_replacing(folder.descriptor, temporary, chosen):
+            if self.existing is Existing.SKIP:
+                raise Skipped
+            attempt += 1
+            chosen = free_name(name, None, attempt)
+        folder.names.add(chosen)
+        return chosen
+
+    def _replace(self, folder: Folder, temporary: bytes, name: bytes) -> None:
+        try:
+            os.rename(temporary, name, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
+        except (IsADirectoryError, FileExistsError) as error:
+            path = folder.path + b"/" + name
+            raise Blocked(
+                "folder_in_the_way", f"A folder stands where {shown(path)} belongs; it was not touched."
+            ) from error
+        folder.names.add(name)
+
+    def free_bytes(self) -> tuple[int, int]:
+        """Free and total bytes of the target's file system, for an ordinary user."""
+        facts = os.fstatvfs(self.root.descriptor)
+        return facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
+
+
+def open_into(into: Path, below: Path | None) -> int:
+    """Open (and make) the folder that everything is restored into.
+
+    Without `below` the path is the caller's own and symbolic links in it are followed, as everywhere on a command line.
+    """
+    if below is None:
+        into.mkdir(mode=ORDINARY_FOLDER_MODE, parents=True, exist_ok=True)
+        return os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    parts = [os.fsencode(part) for part in into.relative_to(below).parts]
+    descriptor = os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in parts:
+        if part == b"..":
+            os.close(descriptor)
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(into))
+        parent = descriptor
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(part, ORDINARY_FOLDER_MODE, dir_fd=parent)
+            descriptor = os.open(part, FOLDER_FLAGS, dir_fd=parent)
+        finally:
+            os.close(parent)
+    return descriptor
+
+
+def write_pieces(descriptor: int, pieces: Iterable[bytes]) -> int:
+    """Write content and return its length; long runs of zeros, where they are aligned, become holes."""
+    position = 0
+    hole_at_end = False
+    for piece in pieces:
+        if len(piece) < HOLE_BYTES:
+            _write_all(descriptor, piece)
+            hole_at_end = False
+        else:
+            hole_at_end = _write_sparse(descriptor, piece)
+        position += len(piece)
+    if hole_at_end:
+        os.ftruncate(descriptor, position)
+    return position
+
+
+def _write_sparse(descriptor: int, piece: bytes) -> bool:
+    """Write a piece without its long runs of zeros; return whether it ends in a hole that is not yet part of the
+    file.
+    """
+    start = 0
+    position = 0
+    length = len(piece)
+    hole = False
+    while position < length:
+        hole = length - position >= HOLE_BYTES and piece.startswith(ZEROS, position)
+        step = min(HOLE_BYTES, length - position)
+        if hole:
+            _write_all(descriptor, memoryview(piece)[start:position])
+            os.lseek(descriptor, step, os.SEEK_CUR)
+            start = position + step
+        position += step
+    _write_all(descriptor, memoryview(piece)[start:] if start else piece)
+    return hole
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    written = os.write(descriptor, data) if data else 0
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
+
+
+def _make_folder(parent: Folder, name: bytes, path: bytes) -> bool:
+    """Return whether the folder was made now; False when something has that name."""
+    if name in parent.names:
+        return False
+    try:
+        os.mkdir(name, PRIVATE_FOLDER_MODE, dir_fd=parent.descriptor)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _blocked(path, error) from error
+    return True
+
+
+def _open_folder(parent: Folder, name: bytes, path: bytes) -> int | None:
+    """Open a folder without following a symbolic link; None when what has the name is none."""
+    try:
+        return os.open(name, FOLDER_FLAGS, dir_fd=parent.descriptor)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            parent.names.discard(name)
+            return None
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise _blocked(path, error) from error
+
+
+def _is_folder(parent: Folder, name: bytes) -> bool:
+    try:
+        os.close(os.open(name, FOLDER_FLAGS, dir_fd=parent.descriptor))
+    except OSError:
+        return False
+    return True
+
+
+def _blocked(path: bytes, error: OSError) -> Exception:
+    """What an operating system's refusal means for the restore: a full disk ends it, anything else concerns this
+    entry alone.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return Blocked("not_written", f"{shown(path)} could not be written: {error.strerror}.")
+
+
+def _load_renameat2() -> ctypes._FuncPointer | None:
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+        function.restype = ctypes.c_int
+    return function
+
+
+_renameat2 = _load_renameat2()
+
+
+def rename_without_replacing(folder: int, old: bytes, new: bytes) -> bool:
+    """Rename inside one folder; False when the new name is taken. Where the kernel cannot do it in one step, a link
+    does.
+    """
+    if _renameat2 is not None:
+        if _renameat2(folder, old, folder, new, RENAME_NOREPLACE) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code == errno.EEXIST:
+            return False
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), new)
+    return _rename_by_looking(folder, old, new)
+
+
+def _rename_by_looking(folder: int, old: bytes, new: bytes) -> bool:
+    try:
+        os.stat(new, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+        return True
+    return False
