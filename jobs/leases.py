@@ -1,0 +1,92 @@
+"""Who works on a session: claiming it, keeping it, and taking it away from whoever fell silent.
+
+A claim is one compare-and-set with a lease on the database's clock and a fencing number. Delivery is at least once, so
+whoever comes second gets nothing. A claim is good only while it can be renewed; a supervisor that cannot renew writes
+nothing more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
+
+from jobs.models import Pin, Session, State
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a session and to store its end."""
+
+    session_id: int
+    fence: int
+
+
+class Stale(Exception):
+    """The session was taken away: its lease ran out, so nothing may be written in its name any more."""
+
+
+def lease_length() -> timedelta:
+    return timedelta(seconds=settings.LEASE_SECONDS)
+
+
+def claim(session_id: int) -> Claim | None:
+    """Take a queued session; None when it isn't queued (any more): the caller leaves."""
+    with transaction.atomic():
+        queued = Session.objects.filter(pk=session_id, state=State.QUEUED)
+        if not queued.update(
+            state=State.RUNNING, started_at=Now(), lease_until=Now() + lease_length(), fence=F("fence") + 1
+        ):
+            return None
+        fence = Session.objects.values_list("fence", flat=True).get(pk=session_id)  # our update still locks the row
+        _hold_points(session_id)
+        return Claim(session_id, fence)
+
+
+def renew(held: Claim) -> bool:
+    """Extend the lease; False when the claim is stale."""
+    with transaction.atomic():
+        if not held_row(held).update(lease_until=Now() + lease_length()):
+            return False
+        _hold_points(held.session_id)
+        return True
+
+
+def held_row(held: Claim) -> QuerySet[Session]:
+    """Return the session as rows: none once somebody else may have it.
+
+    Every write of a supervisor goes through this.
+    """
+    return Session.objects.filter(pk=held.session_id, fence=held.fence, state=State.RUNNING)
+
+
+def expire() -> list[int]:
+    """End every running session whose lease ran out as interrupted; return their ids."""
+    late = Session.objects.filter(state=State.RUNNING, lease_until__lt=Now())
+    return [pk for pk in late.values_list("pk", flat=True) if _interrupt(pk)]
+
+
+def _interrupt(pk: int) -> bool:
+    with transaction.atomic():
+        ended = Session.objects.filter(pk=pk, state=State.RUNNING, lease_until__lt=Now()).update(
+            state=State.INTERRUPTED,
+            ended_at=Now(),
+            result_code="lease-lost",
+            result_params={},
+            result_message=(
+                "The process that supervised this session fell silent: it was killed, or could not reach the database. "
+                "Nothing that it left unfinished counts; start the session again."
+            ),
+        )
+        if ended:
+            Pin.objects.filter(session=pk).delete()
+        return ended == 1
+
+
+def _hold_points(session_id: int) -> None:
+    """What a reader needs stays pinned a little longer than its lease, so that no gap opens between two renewals."""
+    Pin.objects.filter(session=session_id).update(lease_until=Now() + 2 * lease_length())

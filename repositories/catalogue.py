@@ -1,0 +1,291 @@
+"""The catalogue beside the repository: registering sealed files, comparing the two, deleting points.
+
+The repository is the truth. A file counts from the moment it is published; its row follows at once, and if a crash
+comes between, the file is adopted before the next planning. What a damaged chain means for the next session is decided
+in `jobs.planning`; which points retention removes, in `jobs.retention`; finding chains that nobody knows is left to
+rescan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from django.db import transaction
+
+from keys.crypto_slots import Slot as SlotOnDisk
+from keys.crypto_slots import SlotKind
+from keys.models import PasswordVersion
+from keys.passwords import kek_of
+from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
+from repositories.engine.reader import Kek, Point, open_point
+from repositories.models import Chain, Kind, PointState, RestorePoint, Slot
+from repositories.reading import mismatch, seal_file_key
+
+
+class RepositoryAway(Exception):
+    """The repository's folder is not there (a disk that is not mounted?): nothing is concluded from its absence."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"The repository {path} is not there: mount its disk or create the folder, then try again.")
+        self.path = path
+
+
+class CannotAdopt(Exception):
+    """A sealed file that the catalogue does not know can't be registered: nothing is written beside it."""
+
+    def __init__(self, path: Path, because: str) -> None:
+        super().__init__(f"{path} is not in the catalogue and cannot be registered: {because}")
+        self.path = path
+
+
+class StillNeeded(Exception):
+    """Points that would stay depend on points that would go: `by` names them."""
+
+    def __init__(self, by: list[RestorePoint]) -> None:
+        super().__init__(f"Still needed by {', '.join(str(point) for point in by)}.")
+        self.by = by
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """Who one slot is for."""
+
+    record: UUID
+    version: int
+    kind: str = "password"
+
+
+@dataclass(frozen=True)
+class SealedFile:
+    """What the catalogue keeps of a published file: told by the session that wrote it, or read from the file itself."""
+
+    file_id: UUID
+    sequence: int
+    kind: str
+    parent_id: UUID | None  # None for a full
+    started_at: datetime
+    sealed_at: datetime
+    length: int
+    source_bytes: int
+    read_bytes: int
+    files: int
+    seal_hash: bytes
+    head_generation: int
+    recipients: tuple[Recipient, ...]
+    file_key: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A chain's folder beside its rows.
+
+    `unknown` are sealed files after the newest row; they are registered, not damage.
+    """
+
+    missing: tuple[RestorePoint, ...] = ()
+    foreign: tuple[str, ...] = ()
+    unknown: tuple[FileOnDisk, ...] = ()
+
+    def damage(self) -> str:
+        """Say what is missing or wrong, by name; empty when the chain is whole."""
+        parts = []
+        if self.missing:
+            names = ", ".join(f"{point.sequence} ({point.started_at:%Y-%m-%d %H:%M} UTC)" for point in self.missing)
+            parts.append(f"the file of point {names} is missing")
+        return "; ".join([*parts, *self.foreign])
+
+
+@transaction.atomic
+def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
+    """Add the rows of a published file; registering it twice gives the same row."""
+    existing = RestorePoint.objects.filter(uuid=sealed.file_id).first()
+    if existing is not None:
+        return existing
+    parent = RestorePoint.objects.get(uuid=sealed.parent_id, chain=chain) if sealed.parent_id else None
+    point = RestorePoint.objects.create(
+        uuid=sealed.file_id,
+        chain=chain,
+        sequence=sealed.sequence,
+        kind=sealed.kind,
+        parent=parent if sealed.kind == Kind.INCREMENTAL else None,
+        started_at=sealed.started_at,
+        sealed_at=sealed.sealed_at,
+        size_bytes=sealed.length,
+        source_bytes=sealed.source_bytes,
+        read_bytes=sealed.read_bytes,
+        files=sealed.files,
+        seal_hash=sealed.seal_hash,
+        head_generation=sealed.head_generation,
+    )
+    if sealed.file_key is not None:
+        seal_file_key(point, sealed.file_key)
+    Slot.objects.bulk_create(
+        Slot(
+            point=point,
+            kind=recipient.kind,
+            record_uuid=recipient.record,
+            version=recipient.version,
+            password=version_of(recipient.record, recipient.version),
+        )
+        for recipient in sealed.recipients
+    )
+    return point
+
+
+def points_of(chain: Chain) -> list[RestorePoint]:
+    """Return the points that can be restored, oldest first."""
+    return list(chain.points.sealed().order_by("sequence"))
+
+
+def compare(chain: Chain) -> Comparison:
+    """Compare the folder with the rows, by what can be said without a key. Raises RepositoryAway."""
+    if not chain.repository.root.is_dir():
+        raise RepositoryAway(chain.repository.root)
+    on_disk = {file.sequence: file for file in _files(chain)}
+    known = {point.sequence: point for point in chain.points.all()}
+    newest = max(known, default=0)
+    sealed = [point for point in known.values() if point.state == PointState.SEALED]
+    missing = tuple(point for point in sealed if point.sequence not in on_disk)
+    foreign = [_foreign(on_disk[point.sequence], point) for point in sealed if point.sequence in on_disk]
+    foreign += [f"file {n} is not in the catalogue" for n in on_disk if n not in known and n <= newest]
+    unknown = tuple(file for n, file in sorted(on_disk.items()) if n > newest)
+    return Comparison(missing, tuple(text for text in foreign if text), unknown)
+
+
+def check_chain(chain: Chain) -> str:
+    """Return what is missing or damaged in the repository, by name, and keep it on the row; empty when the chain is
+    whole.
+
+    Never clears damage that a verify found: that is not seen from outside. Raises RepositoryAway.
+    """
+    damage = compare(chain).damage()
+    if damage and damage != chain.damage:
+        Chain.objects.filter(pk=chain.pk).update(damage=damage)
+        chain.damage = damage
+    return chain.damage
+
+
+def adopt(chain: Chain) -> list[RestorePoint]:
+    """Register every sealed file after the newest row: its session died between publishing and registering.
+
+    Raises CannotAdopt, and RepositoryAway; a file that can't be opened and authenticated is never registered.
+    """
+    return [_adopt_one(chain, file) for file in compare(chain).unknown]
+
+
+def delete_points(points: Iterable[RestorePoint]) -> int:
+    """Delete files and rows, newest first; return how many. Raises StillNeeded when a point that stays depends on one
+    that goes.
+
+    Each row is marked first: from then on the point is not offered and is no parent, and whoever comes next finishes
+    it.
+    """
+    going = sorted(points, key=lambda point: (point.chain_id, -point.sequence))
+    _refuse_needed(going)
+    RestorePoint.objects.filter(pk__in=[point.pk for point in going]).update(state=PointState.DELETING)
+    for point in going:
+        _remove(point)
+    return len(going)
+
+
+def finish_deletions(chain: Chain) -> int:
+    """Finish what a crash interrupted: every row that is marked, newest first."""
+    marked = list(chain.points.filter(state=PointState.DELETING).order_by("-sequence"))
+    for point in marked:
+        _remove(point)
+    return len(marked)
+
+
+def delete_chain(chain: Chain) -> int:
+    """Delete every point of a chain, its folder and its row; return how many points."""
+    count = delete_points(chain.points.all())
+    if chain.folder.is_dir() and not any(chain.folder.iterdir()):
+        chain.folder.rmdir()
+    chain.delete()
+    return count
+
+
+def version_of(record: UUID, version: int) -> PasswordVersion | None:
+    return PasswordVersion.objects.select_related("record").filter(record__uuid=record, number=version).first()
+
+
+def _files(chain: Chain) -> tuple[FileOnDisk, ...]:
+    return scan_chain(chain.folder).files if chain.folder.is_dir() else ()
+
+
+def _foreign(file: FileOnDisk, point: RestorePoint) -> str:
+    if file.head is None:
+        return f"point {point.sequence} cannot be read: {file.problem}"
+    problem = mismatch(file.head.chain_id, file.head.file_id, file.head.generation, point)
+    if not problem and file.head.encrypted != point.chain.encrypted:
+        problem = "it is " + ("encrypted" if file.head.encrypted else "not encrypted") + ", unlike its chain"
+    if not problem and file.length != point.size_bytes:
+        problem = f"it has {file.length} bytes instead of {point.size_bytes}"
+    return f"the file of point {point.sequence} is foreign: {problem}" if problem else ""
+
+
+def _adopt_one(chain: Chain, file: FileOnDisk) -> RestorePoint:
+    head = file.head
+    if head is None:
+        raise CannotAdopt(file.path, f"its head cannot be read ({file.problem}).")
+    if head.chain_id != chain.uuid or head.encrypted != chain.encrypted or head.sequence != file.sequence:
+        raise CannotAdopt(file.path, "it does not belong to this chain. Move it away, then try again.")
+    with open_point(file.path, _secret(file.path, head.slots) if head.encrypted else None) as point:
+        sealed = sealed_file_of(point)
+    if sealed.kind == Kind.INCREMENTAL and not chain.points.filter(uuid=sealed.parent_id).exists():
+        raise CannotAdopt(file.path, "the catalogue does not know its parent.")
+    return register(chain, sealed)
+
+
+def _secret(path: Path, slots: tuple[SlotOnDisk, ...]) -> Kek:
+    """Return the key encryption key of one of the file's slots.
+
+    Raises CannotAdopt when this console has none of them.
+    """
+    for slot in slots:
+        version = version_of(slot.record, slot.version) if slot.kind is SlotKind.PASSWORD else None
+        if version is not None:
+            return Kek(kek_of(version))
+    raise CannotAdopt(path, "none of the passwords that open it are known to this console.")
+
+
+def sealed_file_of(point: Point) -> SealedFile:
+    """Read from an open point what the catalogue keeps of it."""
+    head, summary = point.head, point.summary
+    return SealedFile(
+        file_id=head.file_id,
+        sequence=head.sequence,
+        kind=summary.kind,
+        parent_id=summary.parent_id if summary.kind == Kind.INCREMENTAL else None,
+        started_at=instant(summary.started_at_ns),
+        sealed_at=instant(summary.finished_at_ns),
+        length=point.length,
+        source_bytes=summary.source_bytes,
+        read_bytes=summary.read_bytes,
+        files=summary.files,
+        seal_hash=point.seal_hash,
+        head_generation=head.generation,
+        recipients=tuple(Recipient(slot.record, slot.version, slot.kind.name.lower()) for slot in head.slots),
+        file_key=point.file_key,
+    )
+
+
+def instant(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns / 1e9, UTC)
+
+
+def _refuse_needed(going: list[RestorePoint]) -> None:
+    keys = [point.pk for point in going]
+    children = RestorePoint.objects.filter(parent__in=keys, state=PointState.SEALED).exclude(pk__in=keys)
+    needing = list(children.select_related("chain").order_by("sequence"))
+    if needing:
+        raise StillNeeded(needing)
+
+
+def _remove(point: RestorePoint) -> None:
+    delete_file(point.path)
+    RestorePoint.objects.filter(pk=point.pk, state=PointState.DELETING).delete()
