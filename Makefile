@@ -1,0 +1,47 @@
+# What a newcomer types: `make run`, `make test`. Everything happens in .venv; nothing is installed on the system but
+# Chromium for `make test`, and only where that is allowed.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup setup-dev run test bench lint format types ci pins chromium
+
+setup:
+	@.ci/setup "$(PYTHON)" requirements.txt
+
+setup-dev:
+	@.ci/setup "$(PYTHON)" requirements-dev.txt
+
+# exec: the supervisor gets the signals itself.
+run: setup
+	@exec $(BIN)/python manage.py run
+
+test: setup-dev chromium
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+chromium:
+	@.ci/chromium
+
+bench: setup-dev
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+lint: setup-dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup-dev
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+types: setup-dev
+	@$(BIN)/mypy
+
+ci:
+	@.ci/run
+
+# Pin what the three .in files ask for, with hashes and without the names of hosts.
+PIN := --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --upgrade --quiet
+
+pins: setup-dev
+	@$(BIN)/python -m pip install --quiet uv
+	@for name in requirements requirements-recover requirements-dev; do \
+		$(BIN)/uv pip compile $(PIN) "$$name.in" -o "$$name.txt" || exit 1; \
+	done
