@@ -1,10 +1,27 @@
-"""Every address of the console. Apps bring their own; the site adds sign-in, people, audit and health."""
+"""Every address of the console. Apps bring their own; the site adds sign-in, people, audit and health.
 
-from django.urls import URLPattern, URLResolver, include, path
+Of allauth's addresses only signing in and out exist: accounts are made by administrators, and forgotten passwords are set by them.
+"""
 
-from backupsite.health import healthz
+from allauth.account import views as account
+from django.urls import URLPattern, URLResolver, path
+
+from backupsite import health, views, views_audit
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    path("account/", include("allauth.account.urls")),
-    path("healthz", healthz, name="healthz"),
+    path("healthz", health.healthz, name="healthz"),
+    path("account/login/", account.login, name="account_login"),
+    path("account/logout/", account.logout, name="account_logout"),
+    path("account/inactive/", account.account_inactive, name="account_inactive"),
+    path("first-admin/<str:token>/", views.first_administrator, name="first_admin"),
+    path("profile/", views.profile, name="profile"),
+    path("profile/password/", views.profile_password, name="profile_password"),
+    path("users/", views.user_list, name="user_list"),
+    path("users/new/", views.user_new, name="user_new"),
+    path("users/<int:pk>/", views.user_detail, name="user_detail"),
+    path("users/<int:pk>/password/", views.user_password, name="user_password"),
+    path("users/<int:pk>/deactivate/", views.user_deactivate, name="user_deactivate"),
+    path("users/<int:pk>/activate/", views.user_activate, name="user_activate"),
+    path("audit/", views_audit.audit_list, name="audit_list"),
+    path("settings/", views.settings, name="settings"),
 ]
