@@ -1,4 +1,7 @@
-"""Making, changing and re-typing passwords: the use cases over the records. The bytes and the derivation are decided in `keys.crypto*`."""
+"""Making, changing and re-typing passwords: the use cases over the records.
+
+The bytes of a password and the derivation are decided in `keys.crypto_password`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from backupsite.models import User
-from keys.crypto_passwords import KdfParameters, derive_kek, new_salt, password_bytes
+from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
 from keys.models import PasswordRecord, PasswordVersion, VerifyAttempt
 from keys.sealing import seal_for, unseal_for
 
@@ -33,7 +36,7 @@ def add_version(record: PasswordRecord, password: str, by: User | None) -> Passw
     """Add the next version of a record; earlier ones stay for the points that need them."""
     PasswordRecord.objects.select_for_update().get(pk=record.pk)
     last = record.versions.order_by("-number").first()
-    salt, costs = new_salt(), KdfParameters.default()
+    salt, costs = new_salt(), KdfParameters()
     version = PasswordVersion(
         record=record,
         number=last.number + 1 if last else 1,
@@ -45,7 +48,8 @@ def add_version(record: PasswordRecord, password: str, by: User | None) -> Passw
         created_by=by,
     )
     version.save()
-    version.kek_sealed = seal_for(version, "kek_sealed", derive_kek(password_bytes(password), salt, costs), *_bound(version))
+    kek = derive_kek(password_bytes(password), salt=salt, parameters=costs)
+    version.kek_sealed = seal_for(version, "kek_sealed", kek, *_bound(version))
     version.save(update_fields=["kek_sealed"])
     return version
 
@@ -64,7 +68,7 @@ def verify(record: PasswordRecord, password: str) -> bool:
             raise TooManyAttempts
         attempt = VerifyAttempt.objects.create(record=record)  # counted first: parallel guesses don't slip through
     version = record.newest()
-    typed = derive_kek(password_bytes(password), bytes(version.salt), costs_of(version))
+    typed = derive_kek(password_bytes(password), salt=bytes(version.salt), parameters=costs_of(version))
     if not hmac.compare_digest(typed, kek_of(version)):
         return False
     attempt.delete()
