@@ -1,4 +1,7 @@
-"""Forms of accounts, roles, the profile and the audit trail's filters. What is allowed is decided in `people` and `roles`."""
+"""Forms of accounts, roles, the profile and the audit trail's filters.
+
+What is allowed is decided in `people` and `roles`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 from django import forms
 from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError
+from django.http import QueryDict
 
 from backupsite.models import Role, Severity, User
 
@@ -57,8 +61,8 @@ class PasswordForm(forms.Form):
     password = new_password_field()
     again = again_field()
 
-    def __init__(self, *args: Any, user: User | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, data: QueryDict | None = None, *, user: User | None = None) -> None:
+        super().__init__(data)
         self.user = user
 
     def clean(self) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Whether a request gets the whole page or a fragment of it, and what caches may keep.
 
-Holds the one choice between page and fragment, the redirect that works for both, and the mark of pages with a secret. Which fragment
-belongs to which page is decided by the views.
+Holds the one choice between page and fragment, the redirect that works for both, and the mark of pages with a secret.
+Which fragment belongs to which page is decided by the views.
 """
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render, resolve_url
@@ -17,7 +18,7 @@ Response = TypeVar("Response", bound=HttpResponseBase)
 
 
 def wants_fragment(request: HttpRequest) -> bool:
-    """Tell whether htmx will swap the answer into a page; when it restores history or boosts a link, it needs the whole page."""
+    """Tell whether htmx swaps the answer into a page; to restore history or follow a boosted link, it can't."""
     headers = request.headers
     return (
         headers.get("HX-Request") == "true"
@@ -45,7 +46,7 @@ def no_store(response: Response) -> Response:
     return response
 
 
-def go_to(request: HttpRequest, to: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+def go_to(request: HttpRequest, to: str | models.Model, *args: object, **kwargs: object) -> HttpResponse:
     """Send the browser to another page (`to` as for `redirect`), also out of an htmx request."""
     if request.headers.get("HX-Request") != "true":
         return redirect(to, *args, **kwargs)

@@ -1,10 +1,10 @@
 """Every address of the console. Apps bring their own; the site adds sign-in, people, audit and health.
 
-Of allauth's addresses only signing in and out exist: accounts are made by administrators, and forgotten passwords are set by them.
+Of allauth's addresses only signing in and out exist: administrators make the accounts and set forgotten passwords.
 """
 
 from allauth.account import views as account
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, include, path
 
 from backupsite import health, views, views_audit
 
@@ -24,4 +24,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("users/<int:pk>/activate/", views.user_activate, name="user_activate"),
     path("audit/", views_audit.audit_list, name="audit_list"),
     path("settings/", views.settings, name="settings"),
+    path("", include("keys.urls")),
 ]

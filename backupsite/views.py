@@ -1,4 +1,4 @@
-"""The pages of the site itself: people and their roles, one's own profile, the first administrator, facts of the installation.
+"""The pages of the site itself: people and roles, the own profile, the first administrator, the installation's facts.
 
 The audit trail has its views in `views_audit`. Rules are decided in `people` and `first_admin`.
 """
@@ -6,6 +6,8 @@ The audit trail has its views in `views_audit`. Rules are decided in `people` an
 from __future__ import annotations
 
 import sys
+import tomllib
+from functools import cache
 from typing import Any
 
 import django
@@ -15,29 +17,34 @@ from django.contrib import messages
 from django.contrib.auth import login, update_session_auth_hash
 from django.contrib.auth.decorators import login_not_required
 from django.db import connection, transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from backupsite import audit, first_admin, people
 from backupsite.forms import FirstAdminForm, NewUserForm, OwnPasswordForm, PasswordForm, ProfileForm, RolesForm
-from backupsite.models import Severity, User
+from backupsite.models import Role, Severity, User
 from backupsite.responses import no_store
-from backupsite.roles import Right, requires
+from backupsite.roles import ROLE_RIGHTS, Right, requires
 
 
 @requires(Right.PEOPLE)
 @require_safe
 def user_list(request: HttpRequest) -> HttpResponse:
     users = people.users_visible_to(request.user).prefetch_related("grants").order_by("-is_active", "username")
-    return render(request, "backupsite/user_list.html", {"users": users})
+    return render(request, "backupsite/user_list.html", {"users": users, "role_table": role_table()})
+
+
+def role_table() -> list[tuple[str, list[bool]]]:
+    """Return what each role may do, a column for each right, as the table that is enforced says."""
+    return [(role.label, [right in ROLE_RIGHTS[role] for right in Right]) for role in Role]
 
 
 @requires(Right.PEOPLE)
 @require_http_methods(["GET", "POST"])
 def user_new(request: HttpRequest) -> HttpResponse:
-    form = NewUserForm(request.POST or None)
+    form = NewUserForm(_posted(request))
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         with transaction.atomic():
@@ -54,7 +61,7 @@ def user_detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Show an account; POST changes its roles."""
     user = get_object_or_404(people.users_visible_to(request.user), pk=pk)
     before = people.roles_of(user)
-    form = RolesForm(request.POST if request.method == "POST" else None, initial={"roles": before})
+    form = RolesForm(_posted(request), initial={"roles": before})
     if request.method == "POST" and form.is_valid():
         try:
             _change_roles(request, user, before, form.cleaned_data["roles"])
@@ -83,7 +90,7 @@ def _change_roles(request: HttpRequest, user: User, before: list[str], roles: li
 @require_http_methods(["GET", "POST"])
 def user_password(request: HttpRequest, pk: int) -> HttpResponse:
     user = get_object_or_404(people.users_visible_to(request.user), pk=pk)
-    form = PasswordForm(request.POST or None, user=user)
+    form = PasswordForm(_posted(request), user=user)
     if request.method == "POST" and form.is_valid():
         with transaction.atomic():
             people.set_password(user, form.cleaned_data["password"])
@@ -129,7 +136,7 @@ def user_activate(request: HttpRequest, pk: int) -> HttpResponse:
 def profile(request: HttpRequest) -> HttpResponse:
     """One's own page: open to everybody who is signed in, also without a role."""
     user = _me(request)
-    form = ProfileForm(request.POST or None, initial={"time_zone": user.time_zone})
+    form = ProfileForm(_posted(request), initial={"time_zone": user.time_zone})
     if request.method == "POST" and form.is_valid():
         before, after = user.time_zone, form.cleaned_data["time_zone"]
         with transaction.atomic():
@@ -143,7 +150,7 @@ def profile(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def profile_password(request: HttpRequest) -> HttpResponse:
     user = _me(request)
-    form = OwnPasswordForm(request.POST or None, user=user)
+    form = OwnPasswordForm(_posted(request), user=user)
     if request.method == "POST":
         if not ratelimit.consume(request, action="change_password", user=user):
             return no_store(render(request, "429.html", status=429))
@@ -157,6 +164,10 @@ def profile_password(request: HttpRequest) -> HttpResponse:
     return no_store(render(request, "backupsite/profile_password.html", {"form": form}))
 
 
+def _posted(request: HttpRequest) -> QueryDict | None:
+    return request.POST if request.method == "POST" else None
+
+
 def _me(request: HttpRequest) -> User:
     assert isinstance(request.user, User)  # LoginRequiredMiddleware lets nobody else through
     return request.user
@@ -168,7 +179,7 @@ def first_administrator(request: HttpRequest, token: str) -> HttpResponse:
     """The one-time link: makes the first account, with the Administrator's role, and signs it in."""
     if first_admin.find_link(token, timezone.now()) is None:
         return _link_ended(request)
-    form = FirstAdminForm(request.POST or None)
+    form = FirstAdminForm(_posted(request))
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
@@ -198,7 +209,14 @@ def settings(request: HttpRequest) -> HttpResponse:
 def _versions() -> dict[str, Any]:
     number = connection.pg_version  # type: ignore[attr-defined]  # 180001 of Postgres 18.1
     return {
+        "version": _own_version(),
         "python_version": sys.version.split()[0],
         "django_version": django.get_version(),
         "postgres_version": f"{number // 10000}.{number % 10000}",
     }
+
+
+@cache
+def _own_version() -> str:
+    with (site_settings.BASE_DIR / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])

@@ -6,7 +6,7 @@ The bytes of a password and the derivation are decided in `keys.crypto_password`
 from __future__ import annotations
 
 import hmac
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
@@ -55,12 +55,12 @@ def add_version(record: PasswordRecord, password: str, by: User | None) -> Passw
 
 
 def kek_of(version: PasswordVersion) -> bytes:
-    """Return the key encryption key. Raises CannotOpenSealed, also when salt or costs were changed outside the console."""
+    """Return the key encryption key. Raises CannotOpenSealed, also when salt or costs were changed from outside."""
     return unseal_for(version, "kek_sealed", *_bound(version))
 
 
 def verify(record: PasswordRecord, password: str) -> bool:
-    """Tell whether the typed password is the newest version's; raises TooManyAttempts instead of deriving when blocked."""
+    """Tell whether the typed password is the newest version's. Raises TooManyAttempts without deriving."""
     now = timezone.now()
     with transaction.atomic():
         PasswordRecord.objects.select_for_update().get(pk=record.pk)
@@ -79,12 +79,12 @@ def costs_of(version: PasswordVersion) -> KdfParameters:
     return KdfParameters(memory_kib=version.memory_kib, iterations=version.iterations, lanes=version.lanes)
 
 
-def _is_blocked(record: PasswordRecord, now: object) -> bool:
+def _is_blocked(record: PasswordRecord, now: datetime) -> bool:
     """Blocked while the newest attempts show 15 within one minute, the last of them less than 5 minutes ago."""
     times = list(record.attempts.order_by("-at").values_list("at", flat=True)[:WRONG_IN_A_MINUTE])
     if len(times) < WRONG_IN_A_MINUTE:
         return False
-    return times[0] - times[-1] <= timedelta(minutes=1) and timezone.now() - times[0] < BLOCKED_FOR
+    return times[0] - times[-1] <= timedelta(minutes=1) and now - times[0] < BLOCKED_FOR
 
 
 def _bound(version: PasswordVersion) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""How numbers and times look on every page: sizes in binary units, relative times with the exact one on hover, durations, counts.
+"""How numbers and times look on every page: binary sizes, relative times with the exact one on hover, and so on.
 
 The words are made by plain functions of their arguments; the filters below them add the current time and the markup.
 """
@@ -16,6 +16,15 @@ register = template.Library()
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 MINUTE, HOUR, DAY = 60, 3600, 86400
+
+AGES = (
+    (90 * MINUTE, MINUTE, "minute"),
+    (36 * HOUR, HOUR, "hour"),
+    (60 * DAY, DAY, "day"),
+    (730 * DAY, 30.44 * DAY, "month"),
+    (float("inf"), 365.25 * DAY, "year"),
+)
+SPANS = ((90, 1, "second"), *AGES[:2], (float("inf"), DAY, "day"))
 
 # What a state looks like: the classes of pills. States that are not here are quiet.
 TONES = {
@@ -50,20 +59,9 @@ def size_words(size_bytes: float) -> str:
 def relative_words(delta_seconds: float) -> str:
     """Return how long ago (negative) or how far ahead (positive) something is, in the largest unit that says enough."""
     span = abs(delta_seconds)
-    for limit, unit_seconds, name in (
-        (45, 0, ""),
-        (90 * MINUTE, MINUTE, "minute"),
-        (36 * HOUR, HOUR, "hour"),
-        (60 * DAY, DAY, "day"),
-        (730 * DAY, 30.44 * DAY, "month"),
-        (float("inf"), 365.25 * DAY, "year"),
-    ):
-        if span < limit:
-            break
-    if not unit_seconds:
+    if span < 45:
         return "just now" if delta_seconds <= 0 else "in a moment"
-    amount = max(1, round(span / unit_seconds))
-    words = f"{amount} {name}{'' if amount == 1 else 's'}"
+    words = _in_units(span, AGES)
     return f"{words} ago" if delta_seconds < 0 else f"in {words}"
 
 
@@ -76,15 +74,13 @@ def clock_words(seconds: float) -> str:
 
 def about_words(seconds: float) -> str:
     """Return a duration in words, roughly: 40 seconds, 11 minutes, 2 hours, 3 days."""
-    for limit, unit_seconds, name in (
-        (90, 1, "second"),
-        (90 * MINUTE, MINUTE, "minute"),
-        (36 * HOUR, HOUR, "hour"),
-        (float("inf"), DAY, "day"),
-    ):
-        if seconds < limit:
-            break
-    amount = max(0, round(seconds / unit_seconds))
+    return _in_units(seconds, SPANS)
+
+
+def _in_units(seconds: float, units: tuple[tuple[float, float, str], ...]) -> str:
+    """Return a number and the first unit of the table (below which limit, seconds of the unit, name) that fits."""
+    unit_seconds, name = next((unit, name) for limit, unit, name in units if seconds < limit)
+    amount = max(0 if unit_seconds == 1 else 1, round(seconds / unit_seconds))
     return f"{amount} {name}{'' if amount == 1 else 's'}"
 
 
@@ -112,6 +108,12 @@ def short_words(at: datetime, now: datetime) -> str:
 def size(size_bytes: float | None) -> str:
     """{{ point.size_bytes|size }}"""
     return "" if size_bytes is None else size_words(size_bytes)
+
+
+@register.filter
+def kib(size_kib: float) -> str:
+    """{{ version.memory_kib|kib }}: 64 MiB"""
+    return size_words(size_kib * 1024)
 
 
 @register.filter
@@ -178,8 +180,18 @@ def tone(state: str) -> str:
 
 
 @register.filter
+def plain(value: object) -> str:
+    """{{ value_of_an_audit_event|plain }}: lists and yes or no as words"""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(plain(part) for part in value) or "none"
+    return "none" if value is None else str(value)
+
+
+@register.filter
 def widget_type(field: object) -> str:
-    """{{ field|widget_type }}: text, password, checkbox, radio, select, textarea ..., as the form's templates need it"""
+    """{{ field|widget_type }}: text, password, checkbox, radio, select ..., as components/_field.html needs it"""
     widget = field.field.widget  # type: ignore[attr-defined]  # a BoundField
     return getattr(widget, "input_type", "") or type(widget).__name__.lower()
 

@@ -1,0 +1,158 @@
+"""The pages of password records: list, make, change, rename, verify by typing again, delete.
+
+Pages that take a secret are never stored and never swapped into another page. Which jobs and restore points use a
+record is known and shown in `jobs` (the page named password_usage); here their protection is only obeyed.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from uuid import UUID
+
+from django.contrib import messages
+from django.db import models, transaction
+from django.db.models import Max, ProtectedError
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_safe
+
+from backupsite import audit
+from backupsite.models import Severity, User
+from backupsite.responses import no_store
+from backupsite.roles import Right, requires
+from keys import passwords
+from keys.forms import ChangePasswordForm, NameForm, NewPasswordForm, VerifyForm
+from keys.models import PasswordRecord
+
+NAMED_IN_A_REFUSAL = 10
+
+
+@requires(Right.KEYS)
+@require_safe
+def password_list(request: HttpRequest) -> HttpResponse:
+    records = PasswordRecord.objects.visible_to(request.user).annotate(
+        newest_number=Max("versions__number"), changed_at=Max("versions__created_at")
+    )
+    return render(request, "keys/password_list.html", {"records": records})
+
+
+@requires(Right.KEYS)
+@sensitive_post_parameters("password", "again")
+@require_http_methods(["GET", "POST"])
+def password_new(request: HttpRequest) -> HttpResponse:
+    form = NewPasswordForm(_posted(request))
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        with transaction.atomic():
+            record = passwords.create_record(data["name"], data["hint"], data["password"], _by(request))
+            after = {"name": record.name, "hint": record.hint}
+            audit.record(request, "password created", record, after=after, severity=Severity.NOTICE)
+        messages.success(request, f"The password “{record}” can be chosen in jobs now. Keep it where you can find it.")
+        return redirect("password_detail", record.uuid)
+    return no_store(render(request, "keys/password_new.html", {"form": form}))
+
+
+@requires(Right.KEYS)
+@require_safe
+def password_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
+    versions = record.versions.select_related("created_by").order_by("-number")
+    return render(request, "keys/password_detail.html", {"record": record, "versions": versions})
+
+
+@requires(Right.KEYS)
+@require_http_methods(["GET", "POST"])
+def password_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Change the name or the hint; backup files that exist keep the hint they were written with."""
+    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
+    form = NameForm(_posted(request), record=record)
+    if request.method == "POST" and form.is_valid():
+        before = {"name": record.name, "hint": record.hint}
+        with transaction.atomic():
+            PasswordRecord.objects.filter(pk=record.pk).update(**form.cleaned_data)
+            audit.record(request, "password renamed", record, before=before, after=form.cleaned_data)
+        messages.success(request, "Saved.")
+        return redirect("password_detail", record.uuid)
+    return render(request, "keys/password_edit.html", {"record": record, "form": form})
+
+
+@requires(Right.KEYS)
+@sensitive_post_parameters("password", "again")
+@require_http_methods(["GET", "POST"])
+def password_change(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Add the next version; the earlier ones stay for the points that were written with them."""
+    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
+    form = ChangePasswordForm(_posted(request), initial={"hint": record.hint})
+    if request.method == "POST" and form.is_valid():
+        _change(request, record, form.cleaned_data["password"], form.cleaned_data["hint"])
+        return redirect("password_detail", record.uuid)
+    return no_store(render(request, "keys/password_change.html", {"record": record, "form": form}))
+
+
+def _change(request: HttpRequest, record: PasswordRecord, password: str, hint: str) -> None:
+    with transaction.atomic():
+        version = passwords.add_version(record, password, _by(request))
+        before = {"version": version.number - 1, "hint": record.hint}
+        PasswordRecord.objects.filter(pk=record.pk).update(hint=hint)
+        after = {"version": version.number, "hint": hint}
+        audit.record(request, "password changed", record, before=before, after=after, severity=Severity.HIGH)
+    messages.success(
+        request,
+        f"Version {version.number} is used from each job's next session on. "
+        f"Points that exist keep opening with the password they were written with.",
+    )
+
+
+@requires(Right.KEYS)
+@sensitive_post_parameters("password")
+@require_http_methods(["GET", "POST"])
+def password_verify(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Tell whether somebody still knows the password; wrong ones are counted and stopped in `passwords`."""
+    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
+    form = VerifyForm(_posted(request))
+    result, status = "", 200
+    if request.method == "POST" and form.is_valid():
+        try:
+            result = "right" if passwords.verify(record, form.cleaned_data["password"]) else "wrong"
+        except passwords.TooManyAttempts:
+            result, status = "blocked", 429
+        audit.record(request, "password verified", record, after={"result": result}, severity=SEVERITIES[result])
+    context = {"record": record, "form": form, "result": result, "newest": record.newest()}
+    return no_store(render(request, "keys/password_verify.html", context, status=status))
+
+
+SEVERITIES = {"right": Severity.INFO, "wrong": Severity.NOTICE, "blocked": Severity.HIGH}
+
+
+@requires(Right.KEYS)
+@require_http_methods(["GET", "POST"])
+def password_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
+    holders: list[tuple[str, int, list[str]]] = []
+    if request.method == "POST":
+        try:
+            with transaction.atomic():
+                audit.record(request, "password deleted", record, severity=Severity.HIGH)
+                record.delete()
+        except ProtectedError as error:
+            holders = named(error.protected_objects)
+        else:
+            messages.success(request, f"The password “{record}” is deleted.")
+            return redirect("password_list")
+    return render(request, "keys/password_delete.html", {"record": record, "holders": holders})
+
+
+def named(rows: set[models.Model]) -> list[tuple[str, int, list[str]]]:
+    """Group what refuses a deletion: what it is, how many there are, and the first names."""
+    kinds = sorted(rows, key=lambda row: (row._meta.verbose_name_plural or "", row.pk))
+    groups = [(str(kind), list(group)) for kind, group in groupby(kinds, lambda row: row._meta.verbose_name_plural)]
+    return [(kind, len(group), [str(row) for row in group[:NAMED_IN_A_REFUSAL]]) for kind, group in groups]
+
+
+def _posted(request: HttpRequest) -> QueryDict | None:
+    return request.POST if request.method == "POST" else None
+
+
+def _by(request: HttpRequest) -> User | None:
+    return request.user if isinstance(request.user, User) else None
