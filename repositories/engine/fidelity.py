@@ -22,13 +22,11 @@ SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 ROOT_ONLY_NAMES = (b"security.", b"trusted.")
 
 LOSS_SENTENCES = {
-    "owner_not_set": "The owner could not be set; recover as root to get owners back.",
-    "special_bits_dropped": "The setuid and setgid bits were dropped, because the owner could not be set.",
-    "mode_not_set": "The mode could not be set; the file system of the target does not allow it.",
-    "times_not_set": "The times could not be set; the file system of the target does not allow it.",
-    "attributes_not_set": "Extended attributes or ACLs could not be set; the target does not support them, or root is needed.",
-    "device_not_made": "A device was not made; only root may make devices.",
-    "kept_existing": "An existing entry was left as it is.",
+    "owner-not-set": "The owner could not be set; recover as root to get owners back.",
+    "special-bits-dropped": "The setuid and setgid bits were dropped, because the owner could not be set.",
+    "mode-not-set": "The mode could not be set; the file system of the target does not allow it.",
+    "times-not-set": "The times could not be set; the file system of the target does not allow it.",
+    "attributes-not-set": "Extended attributes or ACLs could not be set: the target has none, or root is needed.",
 }
 
 
@@ -61,11 +59,13 @@ class Fidelity:
         try:
             os.fchmod(descriptor, self._mode(entry, owned))
         except OSError:
-            self.losses.add("mode_not_set", entry.path)
+            self.losses.add("mode-not-set", entry.path)
+        if entry.ancestor:
+            return  # the backup knows its mode and owner, but its times tell of children that are not in the backup
         try:
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
         except (OSError, OverflowError):
-            self.losses.add("times_not_set", entry.path)
+            self.losses.add("times-not-set", entry.path)
 
     def set_on_link(self, folder: int, name: bytes, entry: Entry) -> None:
         """Set owner and times of a symbolic link itself, never of what it points to; a link has no mode of its own."""
@@ -86,7 +86,7 @@ class Fidelity:
         try:
             os.chmod(f"/proc/self/fd/{descriptor}", self._mode(entry, owned))
         except OSError:
-            self.losses.add("mode_not_set", entry.path)
+            self.losses.add("mode-not-set", entry.path)
         finally:
             os.close(descriptor)
         if entry.xattrs:
@@ -96,19 +96,19 @@ class Fidelity:
     def _owner(self, entry: Entry, change: Callable[[int, int], None]) -> bool:
         """Return whether owner and group are now what the entry says."""
         if not self.is_root and (entry.uid != self._user_id or entry.gid not in self._group_ids):
-            self.losses.add("owner_not_set", entry.path)
+            self.losses.add("owner-not-set", entry.path)
             return False
         try:
             change(entry.uid, entry.gid)
         except (OSError, OverflowError):
-            self.losses.add("owner_not_set", entry.path)
+            self.losses.add("owner-not-set", entry.path)
             return False
         return True
 
     def _mode(self, entry: Entry, owned: bool) -> int:
         mode = stat.S_IMODE(entry.mode)
         if not owned and mode & SPECIAL_BITS:
-            self.losses.add("special_bits_dropped", entry.path)
+            self.losses.add("special-bits-dropped", entry.path)
             mode &= ~SPECIAL_BITS
         return mode
 
@@ -124,10 +124,10 @@ class Fidelity:
             except OSError:
                 failed = True
         if failed:
-            self.losses.add("attributes_not_set", entry.path)
+            self.losses.add("attributes-not-set", entry.path)
 
     def _times_by_name(self, folder: int, name: bytes, entry: Entry) -> None:
         try:
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
         except (OSError, OverflowError):
-            self.losses.add("times_not_set", entry.path)
+            self.losses.add("times-not-set", entry.path)

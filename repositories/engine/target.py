@@ -12,15 +12,15 @@ which order in `repositories.engine.restore`.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
+
+from repositories.engine.errors import BadTarget, text
+from repositories.engine.target_names import Blocked, components, free_name, rename_without_replacing
 
 FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,11 +28,7 @@ TEMPORARY_PREFIX = b".backupsite-restore-"
 PRIVATE_FOLDER_MODE = 0o700  # until the folder's own mode is set, after its content
 PRIVATE_FILE_MODE = 0o600
 ORDINARY_FOLDER_MODE = 0o755  # of folders above a source, which no backup describes
-NAME_BYTES_MAX = 255
 OPEN_FOLDERS_MAX = 200
-HOLE_BYTES = 64 * 1024
-ZEROS = bytes(HOLE_BYTES)
-RENAME_NOREPLACE = 1
 TRIES_MAX = 16
 
 
@@ -44,55 +40,26 @@ class Existing(StrEnum):
     RENAME = "rename"
 
 
-class Blocked(Exception):
-    """One entry cannot be restored; the rest can. `code` says why in one word, str() in a sentence."""
-
-    def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code = code
-
-
 class Skipped(Exception):
     """One entry is left alone, because its name is taken and the order says skip."""
 
 
-def components(path: bytes) -> list[bytes]:
-    """Take a path of a backup apart. Raises Blocked for one that could leave the target or names no entry."""
-    parts = path.split(b"/")
-    for part in parts:
-        if part in (b"", b".", b"..") or b"\0" in part:
-            raise Blocked(
-                "hostile_path", f"The backup names the path {shown(path)}, which no honest backup holds; left out."
-            )
-    return parts
-
-
-def shown(path: bytes) -> str:
-    """A path for people: control characters and bytes that are not UTF-8 escaped."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def free_name(name: bytes, taken: Iterable[bytes] | None, attempt: int = 1) -> bytes:
-    """`report.pdf` becomes `report (restored).pdf`, then `report (restored 2).pdf`; never longer than a name may be."""
-    taken_names = taken if taken is not None else ()
-    stem, suffix = os.path.splitext(name)
-    while True:
-        mark = b" (restored)" if attempt == 1 else b" (restored %d)" % attempt
-        room = NAME_BYTES_MAX - len(mark) - len(suffix)
-        candidate = stem[:room] + mark + suffix if room > 0 else name[: NAME_BYTES_MAX - len(mark)] + mark
-        if candidate not in taken_names:
-            return candidate
-        attempt += 1
-
-
-@dataclass(slots=True, eq=False)
 class Folder:
     """An open folder of the target: its path in the backup, its descriptor, and the names that stand in it."""
 
-    path: bytes
-    descriptor: int
-    names: set[bytes]
+    __slots__ = ("_names", "descriptor", "path")
+
+    def __init__(self, path: bytes, descriptor: int, names: set[bytes] | None) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self._names = names
+
+    @property
+    def names(self) -> set[bytes]:
+        """Read when first asked for: most folders were just made and are empty."""
+        if self._names is None:
+            self._names = {os.fsencode(name) for name in os.listdir(self.descriptor)}
+        return self._names
 
 
 class Target:
@@ -109,8 +76,7 @@ class Target:
         self._open: OrderedDict[bytes, Folder] = OrderedDict()
         self._temporary_token = os.urandom(6).hex().encode("ascii")
         self._temporary_count = 0
-        descriptor = open_into(into, below)
-        self.root = Folder(b"", descriptor, set(os.listdir(descriptor)))
+        self.root = Folder(b"", open_into(into, below), None)
 
     def __enter__(self) -> Target:
         return self
@@ -122,7 +88,6 @@ class Target:
         for folder in (*self._open.values(), self.root):
             os.close(folder.descriptor)
         self._open.clear()
-        self.root = Folder(b"", -1, set())
 
     # Folders
 
@@ -134,11 +99,11 @@ class Target:
 
     def parent_of(self, path: bytes) -> tuple[Folder, bytes]:
         """The open folder that holds `path`, and its name there."""
-        above, _, name = path.rpartition(b"/")
+        above, slash, name = path.rpartition(b"/")
         folder = self._open.get(above) if above else self.root
         if folder is None:
             folder = self._enter(above)
-        if name in (b"", b".", b"..") or b"\0" in name:
+        if name in (b"", b".", b"..") or b"\0" in name or (slash and not above):
             components(path)
         return folder, name
 
@@ -162,7 +127,7 @@ class Target:
             if descriptor is not None:
                 return self._keep(path, descriptor, actual, parent, created)
             actual = self._resolve(parent, name, actual, path)
-        raise Blocked("target_changes", f"{shown(path)} keeps changing in the target while it is restored; left out.")
+        raise Blocked("target-changes", f"{text(path)} keeps changing in the target while it is restored; left out.")
 
     def _keep(self, path: bytes, descriptor: int, actual: bytes, parent: Folder, created: bool) -> Folder:
         if created:
@@ -170,7 +135,7 @@ class Target:
             parent.names.add(actual)
         while len(self._open) >= OPEN_FOLDERS_MAX:
             os.close(self._open.popitem(last=False)[1].descriptor)
-        folder = Folder(path, descriptor, set() if created else set(os.listdir(descriptor)))
+        folder = Folder(path, descriptor, set() if created else None)
         self._open[path] = folder
         return folder
 
@@ -178,14 +143,14 @@ class Target:
         """Something that is no folder stands where one is needed: return the name to try next."""
         if self.existing is Existing.SKIP:
             raise Blocked(
-                "not_a_folder", f"{shown(path)} is not a folder in the target; what belongs below it was left out."
+                "not-a-folder", f"{text(path)} is not a folder in the target; what belongs below it was left out."
             )
         if self.existing is Existing.OVERWRITE:
             with suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(actual, dir_fd=parent.descriptor)
             return actual
         attempt = 1
-        while (moved := free_name(name, None, attempt)) in parent.names and not _is_folder(parent, moved):
+        while (moved := free_name(name, attempt=attempt)) in parent.names and not _is_folder(parent, moved):
             attempt += 1
         self._moved[path] = moved
         return moved
@@ -202,15 +167,6 @@ class Target:
     def temporary_name(self) -> bytes:
         self._temporary_count += 1
         return b"%s%s-%d" % (TEMPORARY_PREFIX, self._temporary_token, self._temporary_count)
-
-    @contextmanager
-    def unfinished(self, folder: Folder, temporary: bytes) -> Iterator[None]:
-        """Remove what has the temporary name if the block raises."""
-        try:
-            yield
-        except BaseException:
-            self.discard(folder, temporary)
-            raise
 
     def discard(self, folder: Folder, temporary: bytes) -> None:
         with suppress(FileNotFoundError):
@@ -234,7 +190,7 @@ class Target:
             if self.existing is Existing.SKIP:
                 raise Skipped
             attempt += 1
-            chosen = free_name(name, None, attempt)
+            chosen = free_name(name, attempt=attempt)
         folder.names.add(chosen)
         return chosen
 
@@ -244,8 +200,9 @@ class Target:
         except (IsADirectoryError, FileExistsError) as error:
             path = folder.path + b"/" + name
             raise Blocked(
-                "folder_in_the_way", f"A folder stands where {shown(path)} belongs; it was not touched."
+                "folder-in-the-way", f"A folder stands where {text(path)} belongs; it was not touched."
             ) from error
+        self.discard(folder, temporary)  # a rename between two names of one file leaves both
         folder.names.add(name)
 
     def free_bytes(self) -> tuple[int, int]:
@@ -255,19 +212,28 @@ class Target:
 
 
 def open_into(into: Path, below: Path | None) -> int:
-    """Open (and make) the folder that everything is restored into.
+    """Open (and make) the folder that everything is restored into. Raises BadTarget.
 
     Without `below` the path is the caller's own and symbolic links in it are followed, as everywhere on a command line.
     """
-    if below is None:
+    try:
+        if below is not None:
+            return _open_below(below, into)
         into.mkdir(mode=ORDINARY_FOLDER_MODE, parents=True, exist_ok=True)
         return os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or "it is not a folder where it may be"
+        sentence = f"Nothing can be restored into {text(into)}: {reason}. Choose another folder, or its rights."
+        raise BadTarget(sentence, path=text(into), reason=reason) from error
+
+
+def _open_below(below: Path, into: Path) -> int:
+    """Open (and make) `into` step by step from `below`. Raises ValueError if it is elsewhere, OSError at a link."""
     parts = [os.fsencode(part) for part in into.relative_to(below).parts]
+    if b".." in parts:
+        raise ValueError(into)
     descriptor = os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for part in parts:
-        if part == b"..":
-            os.close(descriptor)
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(into))
         parent = descriptor
         try:
             with suppress(FileExistsError):
@@ -276,48 +242,6 @@ def open_into(into: Path, below: Path | None) -> int:
         finally:
             os.close(parent)
     return descriptor
-
-
-def write_pieces(descriptor: int, pieces: Iterable[bytes]) -> int:
-    """Write content and return its length; long runs of zeros, where they are aligned, become holes."""
-    position = 0
-    hole_at_end = False
-    for piece in pieces:
-        if len(piece) < HOLE_BYTES:
-            _write_all(descriptor, piece)
-            hole_at_end = False
-        else:
-            hole_at_end = _write_sparse(descriptor, piece)
-        position += len(piece)
-    if hole_at_end:
-        os.ftruncate(descriptor, position)
-    return position
-
-
-def _write_sparse(descriptor: int, piece: bytes) -> bool:
-    """Write a piece without its long runs of zeros; return whether it ends in a hole that is not yet part of the
-    file.
-    """
-    start = 0
-    position = 0
-    length = len(piece)
-    hole = False
-    while position < length:
-        hole = length - position >= HOLE_BYTES and piece.startswith(ZEROS, position)
-        step = min(HOLE_BYTES, length - position)
-        if hole:
-            _write_all(descriptor, memoryview(piece)[start:position])
-            os.lseek(descriptor, step, os.SEEK_CUR)
-            start = position + step
-        position += step
-    _write_all(descriptor, memoryview(piece)[start:] if start else piece)
-    return hole
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    written = os.write(descriptor, data) if data else 0
-    while written < len(data):
-        written += os.write(descriptor, memoryview(data)[written:])
 
 
 def _make_folder(parent: Folder, name: bytes, path: bytes) -> bool:
@@ -329,7 +253,7 @@ def _make_folder(parent: Folder, name: bytes, path: bytes) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise _blocked(path, error) from error
+        raise refusal(path, error) from error
     return True
 
 
@@ -343,7 +267,7 @@ def _open_folder(parent: Folder, name: bytes, path: bytes) -> int | None:
             return None
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             return None
-        raise _blocked(path, error) from error
+        raise refusal(path, error) from error
 
 
 def _is_folder(parent: Folder, name: bytes) -> bool:
@@ -354,45 +278,10 @@ def _is_folder(parent: Folder, name: bytes) -> bool:
     return True
 
 
-def _blocked(path: bytes, error: OSError) -> Exception:
+def refusal(path: bytes, error: OSError) -> Exception:
     """What an operating system's refusal means for the restore: a full disk ends it, anything else concerns this
     entry alone.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return error
-    return Blocked("not_written", f"{shown(path)} could not be written: {error.strerror}.")
-
-
-def _load_renameat2() -> ctypes._FuncPointer | None:
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is not None:
-        function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
-        function.restype = ctypes.c_int
-    return function
-
-
-_renameat2 = _load_renameat2()
-
-
-def rename_without_replacing(folder: int, old: bytes, new: bytes) -> bool:
-    """Rename inside one folder; False when the new name is taken. Where the kernel cannot do it in one step, a link
-    does.
-    """
-    if _renameat2 is not None:
-        if _renameat2(folder, old, folder, new, RENAME_NOREPLACE) == 0:
-            return True
-        code = ctypes.get_errno()
-        if code == errno.EEXIST:
-            return False
-        if code not in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(code, os.strerror(code), new)
-    return _rename_by_looking(folder, old, new)
-
-
-def _rename_by_looking(folder: int, old: bytes, new: bytes) -> bool:
-    try:
-        os.stat(new, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
-        return True
-    return False
+    return Blocked("not-written", f"{text(path)} could not be written: {error.strerror}.")

@@ -1,0 +1,193 @@
+"""`list`, `verify` and `inspect`: what there is, whether it can be restored, and what can be said without a key."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from keys.crypto_password import KdfParameters
+from repositories.engine.cli_passwords import ask, from_file
+from repositories.engine.cli_points import Listed, Opener, Shelf, check_reader_access
+from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, moment, moment_utc, size
+from repositories.engine.errors import EngineError, text
+from repositories.engine.head import Head
+from repositories.engine.reader import Point, inspect
+from repositories.engine.verify import Depth, VerifyReport, verify
+
+Result = tuple[int, dict[str, object]]
+PROTECTION: dict[object, str] = {True: "encrypted", False: "not encrypted", None: "unreadable"}
+
+
+def add_place(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("place", metavar="DIR|FILE", type=Path, help=help_text)
+
+
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    add_place(parser, "a folder with backup files, or one of them")
+    parser.add_argument("--point", type=int, metavar="N", help="only this restore point, as numbered by list")
+    parser.add_argument("--quick", action="store_true", help="only names and structure, not the content")
+
+
+def open_shelf(options: argparse.Namespace) -> Shelf:
+    """Find the points and the password for them. Raises NoPoints, PasswordNeeded."""
+    password = from_file(options.password_file) if options.password_file else None
+    shelf = Shelf(options.place.absolute(), Opener(password))
+    shelf.newest()
+    if password is None and not options.plain and shelf.is_encrypted():
+        return Shelf(shelf.place, Opener(ask(shelf.place)))
+    return shelf
+
+
+def run_list(options: argparse.Namespace, terminal: Terminal) -> Result:
+    """Every point; one that does not open is listed with what can be said. With none open the password is refused."""
+    shelf = open_shelf(options)
+    rows = [_row(shelf, listed, terminal) for listed in shelf.points]
+    closed = [row for row in rows if "problem" in row]
+    for row in rows:
+        terminal.say(_line(row))
+    if len(closed) == len(rows):
+        return FAILED, {"points": rows}
+    return (WITH_WARNINGS if closed else DONE), {"points": rows}
+
+
+def _row(shelf: Shelf, listed: Listed, terminal: Terminal) -> dict[str, object]:
+    known: dict[str, object] = {
+        "number": listed.number,
+        "chain_id": str(listed.chain_id),
+        "sequence": listed.file.sequence,
+        "encrypted": listed.encrypted,
+        "length": listed.file.length,
+        "path": text(listed.file.path),
+    }
+    try:
+        with shelf.open(listed) as point:
+            return known | _summary(point)
+    except EngineError as error:
+        terminal.note(f"point {listed.number}: {error}")
+        return known | {"problem": str(error), "problem_code": error.code}
+
+
+def _summary(point: Point) -> dict[str, object]:
+    summary = point.summary
+    return {
+        "file_id": str(point.head.file_id),
+        "kind": summary.kind,
+        "reason": summary.reason,
+        "job_name": summary.job_name,
+        "started_at": moment_utc(summary.started_at_ns),
+        "started_at_ns": summary.started_at_ns,
+        "sources": [text(source) for source in summary.sources],
+        "files": summary.files,
+        "directories": summary.directories,
+        "source_bytes": summary.source_bytes,
+        "warnings": summary.warnings,
+    }
+
+
+def _line(row: dict[str, object]) -> str:
+    start = f"{row['number']:>4}  "
+    length = size(int(str(row["length"])))
+    protection = PROTECTION[row["encrypted"]]
+    if "problem" in row:
+        return f"{start}closed or damaged           {protection:<13}  {length:>10} stored"
+    when = moment(int(str(row["started_at_ns"])))
+    files = f"{row['files']:,} files, {size(int(str(row['source_bytes'])))}"
+    return f"{start}{when}  {row['kind']:<11}  {protection:<13}  {length:>10} stored  {files}"
+
+
+def run_verify(options: argparse.Namespace, terminal: Terminal) -> Result:
+    """Verify one point or all; damage is a failure, a point that does not open a warning beside others that do."""
+    shelf = open_shelf(options)
+    wanted = shelf.points if options.point is None and len(shelf.points) > 1 else [shelf.numbered(options.point)]
+    check_reader_access(shelf, wanted[0] if len(wanted) == 1 else None, plain_accepted=options.plain)
+    depth: Depth = "quick" if options.quick else "full"
+    with terminal.stoppable():
+        rows = [_verified(shelf, listed, depth, terminal) for listed in wanted]
+    codes = [int(str(row["exit_code"])) for row in rows]
+    code = FAILED if FAILED in codes or all(codes) else max(codes)
+    return code, {"sound": code == DONE, "depth": depth, "points": rows}
+
+
+def _verified(shelf: Shelf, listed: Listed, depth: Depth, terminal: Terminal) -> dict[str, object]:
+    known: dict[str, object] = {"number": listed.number, "path": text(listed.file.path), "encrypted": listed.encrypted}
+    try:
+        with shelf.open(listed) as point:
+            report = verify(point, depth, terminal)
+    except EngineError as error:
+        closed = error.code in ("cannot-unwrap", "plain-refused")
+        if error.code == "cancelled":
+            raise
+        terminal.say(f"Restore point {listed.number}: {'not opened' if closed else 'damaged'}. {error}")
+        code = WITH_WARNINGS if closed else FAILED
+        return known | {"exit_code": code, "problem": str(error), "problem_code": error.code}
+    return known | _reported(report, listed, terminal)
+
+
+def _reported(report: VerifyReport, listed: Listed, terminal: Terminal) -> dict[str, object]:
+    state = "sound" if report.sound else "DAMAGED"
+    terminal.say(
+        f"Restore point {listed.number}: {state} ({report.depth}: {report.blocks_checked:,} blocks, "
+        f"{size(report.bytes_checked)})."
+    )
+    for damage in report.damages:
+        terminal.say(f"  {damage.sentence}")
+    for path in report.damaged_files:
+        terminal.say(f"  cannot be restored: {text(path)}")
+    if report.damaged_files_count > len(report.damaged_files):
+        terminal.say(f"  and {report.damaged_files_count - len(report.damaged_files):,} more files")
+    for remark in report.notes:
+        terminal.note(f"point {listed.number}: {remark}")
+    return {
+        "exit_code": DONE if report.sound else FAILED,
+        "damages": [{"part": d.part, "path": d.path, "message": d.sentence} for d in report.damages],
+        "damaged_files": [text(path) for path in report.damaged_files],
+        "damaged_files_count": report.damaged_files_count,
+        "blocks_checked": report.blocks_checked,
+        "bytes_checked": report.bytes_checked,
+        "notes": list(report.notes),
+    }
+
+
+def run_inspect(options: argparse.Namespace, terminal: Terminal) -> Result:
+    """What the head of one file says. Nothing here was authenticated: that needs a key."""
+    head = inspect(options.place.absolute())
+    facts = _head_facts(head, options.place.absolute())
+    for name, value in facts.items():
+        if name != "slots":
+            terminal.say(f"{name.replace('_', ' '):<12}  {value}")
+    for slot in head.slots:
+        hint = f", hint: {text(slot.hint)}" if slot.hint else ""
+        terminal.say(f"key slot      {slot.kind.name.lower()} {slot.record}, version {slot.version}{hint}")
+    terminal.say("Read without a key: nothing of this is proven until the file was opened.")
+    return DONE, facts
+
+
+def _head_facts(head: Head, path: Path) -> dict[str, object]:
+    return {
+        "path": text(path),
+        "length": path.stat().st_size,
+        "version": head.version,
+        "chain_id": str(head.chain_id),
+        "file_id": str(head.file_id),
+        "sequence": head.sequence,
+        "generation": head.generation,
+        "encrypted": head.encrypted,
+        "copies_differ": head.copies_differ,
+        "replaces": [str(replaced) for replaced in head.replaces],
+        "slots": [
+            {
+                "kind": slot.kind.name.lower(),
+                "record": str(slot.record),
+                "version": slot.version,
+                "hint": text(slot.hint),
+                "kdf": _kdf(slot.kdf_parameters),
+            }
+            for slot in head.slots
+        ],
+    }
+
+
+def _kdf(parameters: KdfParameters | None) -> dict[str, int] | None:
+    if parameters is None:
+        return None
+    return {"memory_kib": parameters.memory_kib, "iterations": parameters.iterations, "lanes": parameters.lanes}
