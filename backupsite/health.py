@@ -43,6 +43,8 @@ def database_answers() -> bool:
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
     names = down(settings.BACKUPSITE.run_folder)
-    if names:
-        return JsonResponse({"status": "down", "down": names}, status=503)
-    return JsonResponse({"status": "ok"})
+    if not names:
+        return JsonResponse({"status": "ok"})
+    response = JsonResponse({"status": "down", "down": names}, status=503)
+    response._has_been_logged = True  # type: ignore[attr-defined] # an answer, not a failure of the view
+    return response

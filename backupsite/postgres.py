@@ -209,6 +209,8 @@ def prepare_folders(place: Place, account: Account) -> None:
     for folder in (place.folder, place.programs):
         folder.mkdir(mode=passable, parents=True, exist_ok=True)
     place.log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if place.socket_folder.is_relative_to(place.folder.parent):
+        place.socket_folder.parent.mkdir(mode=passable, parents=True, exist_ok=True)
     own_folder(place.socket_folder, account)
 
 
@@ -296,16 +298,8 @@ def make_data_folder(place: Place, major: int, binaries: Path, account: Account)
     shutil.rmtree(place.version_folder(major) / "data.new", ignore_errors=True)
     with opened(place.version_folder(major)) as (fd,):
         new = f"/proc/self/fd/{fd}/data.new"
-        options = [
-            "-D",
-            new,
-            "-U",
-            DATABASE_USER,
-            "--auth-local=peer",
-            "--auth-host=reject",
-            "--no-instructions",
-            *LOCALE,
-        ]
+        options = ["-D", new, "-U", DATABASE_USER, "--auth-local=peer", "--auth-host=reject", "--no-instructions"]
+        options += LOCALE if major < 17 else LOCALE + BUILTIN_LOCALE
         if not place.durable:
             options.append("--no-sync")
         command = launched(account, signal.SIGKILL, [str(binaries / "initdb"), *options])

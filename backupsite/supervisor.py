@@ -59,12 +59,13 @@ class Child:
     started_at: float = 0.0
     delay_seconds: float = 0.0
     due_at: float = 0.0
+    pid_file: str = "-"  # written before the program starts, for programs that write none when they work
 
-    def start(self, run_folder: Path) -> None:
+    def start(self) -> None:
         command = [sys.executable, str(MANAGE), *self.arguments]
         prefix = [sys.executable, "-I", "-S", str(postgres.LAUNCH), str(os.getpid()), str(int(signal.SIGTERM)), "-"]
         self.popen = subprocess.Popen(
-            [*prefix, str(run_folder / f"{self.name}.pid"), *command],
+            [*prefix, self.pid_file, *command],
             stdin=subprocess.DEVNULL,
             pass_fds=self.pass_fds,
             env=os.environ | self.environment,
@@ -133,9 +134,9 @@ class Supervisor:
         self.leave_if_asked()
         link = prepare.prepare(self.config.admin_password, self.config.public_origin)
         self.leave_if_asked()
-        self.children = children_of(listener.fileno())
+        self.children = children_of(self.config, listener.fileno())
         for child in self.children:
-            child.start(self.config.run_folder)
+            child.start()
         self.wait_until_healthy()
         say(f"Backupsite is ready at {self.config.public_origin} ({time.monotonic() - began:.1f} s).")
         if link is not None:
@@ -178,7 +179,7 @@ class Supervisor:
             child.popen = None
             child.plan_restart(now)
         if now >= child.due_at:
-            child.start(self.config.run_folder)
+            child.start()
 
     def keep_postgres(self, now: float) -> None:
         backoff = self.server_backoff
@@ -224,12 +225,12 @@ class Supervisor:
         processes.end_all(lambda: processes.sessions_below(leaders), steps)
 
 
-def children_of(listen_descriptor: int) -> list[Child]:
+def children_of(config: Config, listen_descriptor: int) -> list[Child]:
     listen = {web.LISTEN_VARIABLE: str(listen_descriptor)}
     return [
         Child("web", ("web",), (listen_descriptor,), listen),
         *(Child(name, ("cluster", name)) for name in health.CLUSTERS),
-        Child(health.WATCHDOG, ("watchdog",)),
+        Child(health.WATCHDOG, ("watchdog",), pid_file=str(config.run_folder / f"{health.WATCHDOG}.pid")),
     ]
 
 

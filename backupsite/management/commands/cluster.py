@@ -6,7 +6,6 @@
 import os
 
 from django.conf import settings
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from backupsite import health, processes
@@ -22,5 +21,7 @@ class Command(BaseCommand):
     def handle(self, *args: object, name: str, **options: object) -> None:
         if os.environ.get("Q_CLUSTER_NAME") != name:
             raise CommandError("Start it as `manage.py cluster NAME`, with the name right behind the command.")
+        from django_q.cluster import Cluster
+
+        Cluster().start()  # returns once the workers run; the end of this process waits for them
         processes.write_pid_file(settings.BACKUPSITE.run_folder / f"{name}.pid", processes.this_process())
-        call_command("qcluster")
