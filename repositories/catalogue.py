@@ -21,6 +21,7 @@ from keys.crypto_slots import SlotKind
 from keys.models import PasswordVersion
 from keys.passwords import kek_of
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
+from repositories.engine.errors import EngineError
 from repositories.engine.reader import Kek, Point, open_point
 from repositories.models import Chain, Kind, PointState, RestorePoint, Slot
 from repositories.reading import mismatch, seal_file_key
@@ -234,8 +235,11 @@ def _adopt_one(chain: Chain, file: FileOnDisk) -> RestorePoint:
         raise CannotAdopt(file.path, f"its head cannot be read ({file.problem}).")
     if head.chain_id != chain.uuid or head.encrypted != chain.encrypted or head.sequence != file.sequence:
         raise CannotAdopt(file.path, "it does not belong to this chain. Move it away, then try again.")
-    with open_point(file.path, _secret(file.path, head.slots) if head.encrypted else None) as point:
-        sealed = sealed_file_of(point)
+    try:
+        with open_point(file.path, _secret(file.path, head.slots) if head.encrypted else None) as point:
+            sealed = sealed_file_of(point)
+    except EngineError as error:
+        raise CannotAdopt(file.path, str(error)) from error
     if sealed.kind == Kind.INCREMENTAL and not chain.points.filter(uuid=sealed.parent_id).exists():
         raise CannotAdopt(file.path, "the catalogue does not know its parent.")
     return register(chain, sealed)

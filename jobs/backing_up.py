@@ -1,0 +1,308 @@
+"""A backup session: what its process is told, and what becomes of the file that it wrote.
+
+Before anything is written the repository is compared with the catalogue and the planner is asked; nothing here decides
+the kind of the point. It fails closed: a setting that the console does not vouch for, or a key that is out of reach,
+ends the session before its process starts, and never makes it a full or a plain backup.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from backupsite.audit import record_for
+from jobs import pruning
+from jobs.adopting import adopt_lost_chain, bring_up_to_date, keys_in_reach, make_chain, repository_away
+from jobs.leases import Claim, Stale, held_row, renew
+from jobs.models import Encryption, Job, Session, State
+from jobs.outcome import Outcome, SessionFailed, failure, note
+from jobs.planning import Plan, PlanRefused, plan
+from jobs.protocol import BackupRequest, End, Failed, Request, Written
+from jobs.session_log import SessionLog
+from jobs.situation import situation_of
+from jobs.targets import is_within
+from keys.crypto_sealed import CannotOpenSealed
+from keys.crypto_slots import PasswordRecipient
+from keys.models import PasswordVersion
+from keys.passwords import costs_of, kek_of
+from keys.sealing import check_vouched_row
+from repositories.catalogue import Recipient, RepositoryAway, SealedFile, instant, register
+from repositories.models import Chain, Kind, Repository
+from repositories.reading import file_key_of
+
+VIRTUAL = ("/proc", "/sys", "/dev")
+
+
+def prepare(session: Session, held: Claim, log: SessionLog) -> BackupRequest:
+    """Return what to write. Raises SessionFailed, and keeps the plan and the claimed settings on the session."""
+    job = _job_of(session)
+    _check_protection(job)
+    _check_sources(job)
+    _check_root(job.repository)
+    adopt_lost_chain(job, log)
+    chain = job.current_chain()
+    if chain is not None and chain.repository_id == job.repository_id:
+        bring_up_to_date(chain, log, forgiving=job.new_chain_requested)
+    planned = _plan(job)
+    if not renew(held):  # comparing a large repository takes its time
+        raise Stale(f"Session {session.pk} was taken away while it was planned.")
+    request = _request(job, planned, None if planned.new_chain else chain)
+    _keep_plan(held, job, planned, request)
+    log.say("plan", f"Writes {planned.kind} {request.sequence} of chain {request.chain_id}: {planned.reason}.")
+    return request
+
+
+def finish(session: Session, held: Claim, request: Request, end: End, log: SessionLog) -> Outcome:
+    """Register what was written, and return the end of the session."""
+    assert isinstance(request, BackupRequest)
+    if isinstance(end, Failed):
+        _note_damage(request, end)
+        return failure(end)
+    assert isinstance(end, Written)
+    return _register(session, held, request, end)
+
+
+def after(session: Session, log: SessionLog) -> None:
+    session.refresh_from_db()
+    pruning.prune_after(session)
+
+
+def _job_of(session: Session) -> Job:
+    if session.job_id is None:
+        raise SessionFailed("job-gone", "The job was deleted before its session began.")
+    return Job.objects.select_related("repository", "password", "proxy").get(pk=session.job_id)
+
+
+def _check_protection(job: Job) -> None:
+    try:
+        check_vouched_row(job, "protection_proof", job.protection())
+    except CannotOpenSealed as error:
+        message = (
+            f"The encryption settings of {job.name} are not the ones that were saved in this console, or the instance "
+            "key changed: nothing was written. Check them, save the job again, and look into the audit."
+        )
+        raise SessionFailed("protection-changed", message, job=job.name) from error
+    if job.encryption == Encryption.OFF and job.repository.requires_encryption:
+        message = (
+            f"The repository {job.repository.name} takes only encrypted backups: choose a password for {job.name}."
+        )
+        raise SessionFailed("plaintext-refused", message, repository=job.repository.name)
+
+
+def _check_sources(job: Job) -> None:
+    """A backup of a repository, or into one from within it, would grow for ever."""
+    repositories = [Path(os.path.realpath(path)) for path in Repository.objects.values_list("path", flat=True)]
+    for source in job.sources:
+        real = Path(os.path.realpath(source))
+        inside = next((repository for repository in repositories if is_within(real, repository)), None)
+        if inside is not None:
+            message = f"The source {source} lies in the repository {inside}: take it out of the job."
+            raise SessionFailed("source-in-repository", message, path=source, repository=str(inside))
+
+
+def _check_root(repository: Repository) -> None:
+    """A repository that holds chains must be there: where its disk is not mounted, no folder is made instead."""
+    if not repository.root.is_dir() and repository.chains.exists():
+        raise repository_away(RepositoryAway(repository.root))
+
+
+def _plan(job: Job) -> Plan:
+    try:
+        return plan(situation_of(job))
+    except PlanRefused as error:
+        message = (
+            f"The repository {job.repository.name} takes only encrypted backups: choose a password for {job.name}."
+        )
+        raise SessionFailed("plaintext-refused", message, repository=job.repository.name) from error
+
+
+def _plaintext_refused(job: Job) -> SessionFailed:
+    message = f"The repository {job.repository.name} takes only encrypted backups: choose a password for {job.name}."
+    return SessionFailed("plaintext-refused", message, repository=job.repository.name)
+
+
+def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
+    newest = chain.newest() if chain else None
+    with keys_in_reach():
+        parent_key = file_key_of(newest) if newest else None
+        recipients = _recipients(job)
+    return BackupRequest(
+        root=os.fsencode(job.repository.path),
+        chain_id=chain.uuid if chain else uuid.uuid4(),
+        file_id=uuid.uuid4(),
+        sequence=_next_sequence(chain),
+        kind=planned.kind,
+        reason=planned.reason,
+        started_at_ns=time.time_ns(),
+        sources=tuple(os.fsencode(source) for source in job.sources),
+        include=tuple(job.include),
+        exclude=tuple(job.exclude),
+        never=never_walked(job.sources),
+        level=job.level,
+        recipients=recipients,
+        parent_id=newest.uuid if newest else None,
+        parent_path=os.fsencode(newest.path) if newest else None,
+        parent_key=parent_key,
+        job_name=job.name,
+    )
+
+
+def _recipients(job: Job) -> tuple[PasswordRecipient, ...]:
+    if job.encryption == Encryption.OFF:
+        return ()
+    assert job.password is not None
+    version = job.password.newest()
+    recipient = PasswordRecipient(
+        record=job.password.uuid,
+        version=version.number,
+        salt=bytes(version.salt),
+        parameters=costs_of(version),
+        kek=kek_of(version),
+        hint=job.password.hint,
+    )
+    return (recipient,)
+
+
+def _next_sequence(chain: Chain | None) -> int:
+    last = chain.points.order_by("-sequence").first() if chain else None
+    return last.sequence + 1 if last else 1
+
+
+def never_walked(sources: list[str]) -> tuple[bytes, ...]:
+    """Return what no backup reads: every repository, the state folder, the kernel's own trees below a source like /."""
+    places: list[str] = [str(settings.BACKUPSITE.home), *Repository.objects.values_list("path", flat=True)]
+    found = {os.fsencode(form) for place in places for form in (place, os.path.realpath(place))}
+    for virtual in VIRTUAL:
+        if not any(is_within(Path(source), Path(virtual)) for source in sources):
+            found.add(os.fsencode(virtual))
+    return tuple(sorted(found))
+
+
+def _keep_plan(held: Claim, job: Job, planned: Plan, request: BackupRequest) -> None:
+    """Keep what the session was told: it goes on with these settings, whatever happens to the job."""
+    password = job.password.newest() if job.password else None
+    claimed: dict[str, Any] = {
+        "job_version": job.version,
+        "sources": job.sources,
+        "include": job.include,
+        "exclude": job.exclude,
+        "level": job.level,
+        "encryption": job.encryption,
+        "password": job.password.name if job.password else None,
+        "password_version": password.number if password else None,
+        "repository": job.repository.name,
+        "repository_uuid": str(job.repository.uuid),
+        "keep_points": job.keep_points,
+        "chain": str(request.chain_id),
+        "new_chain": planned.new_chain,
+        "sequence": request.sequence,
+        "file_id": str(request.file_id),
+        "full_requested": job.full_requested,
+        "new_chain_requested": job.new_chain_requested,
+    }
+    with transaction.atomic():
+        if not held_row(held).update(
+            plan_kind=planned.kind,
+            plan_reason=str(planned.reason),
+            plan_params=planned.params,
+            claimed_settings=claimed,
+            repository=job.repository,
+            job_name=job.name,
+        ):
+            raise Stale(f"Session {held.session_id} was taken away while it was planned.")
+        if password is not None:
+            _audit_key_use(held, job, password)
+
+
+def _audit_key_use(held: Claim, job: Job, password: PasswordVersion) -> None:
+    session = held_row(held).select_related("requested_by").get()
+    after = {"session": str(session.uuid), "job": job.name, "version": password.number, "for": "backup"}
+    record_for(session.requested_by, "key used", password.record, after=after)
+
+
+def _register(session: Session, held: Claim, request: BackupRequest, written: Written) -> Outcome:
+    """Make point, chain and the session's figures visible together."""
+    with transaction.atomic():
+        session = held_row(held).select_for_update(of=("self",)).select_related("job").first() or _stale(held)
+        claimed = session.claimed_settings
+        chain = _chain_of(session, request, claimed)
+        point = register(chain, _sealed_file(request, written))
+        _settle_requests(session.job, claimed, written_kind=request.kind)
+        warnings = written.warnings
+        outcome = Outcome(
+            state=State.WARNING if warnings else State.SUCCEEDED,
+            code="backed-up",
+            params={
+                "kind": request.kind,
+                "sequence": request.sequence,
+                "new_chain": bool(claimed["new_chain"]),
+                "warnings": warnings,
+            },
+            message=f"Point {request.sequence} ({request.kind}) was written"
+            + (f", with {warnings} warnings." if warnings else "."),
+            figures={
+                "written_point": point,
+                "files": written.files,
+                "source_bytes": written.source_bytes,
+                "read_bytes": written.read_bytes,
+                "written_bytes": written.written_bytes,
+                "warnings": warnings,
+            },
+        )
+        note(held, outcome)
+    return outcome
+
+
+def _stale(held: Claim) -> Session:
+    raise Stale(f"Session {held.session_id} was taken away; its file is adopted by the next one.")
+
+
+def _chain_of(session: Session, request: BackupRequest, claimed: dict[str, Any]) -> Chain:
+    chain = Chain.objects.filter(uuid=request.chain_id).first()
+    if chain is None:
+        repository = Repository.objects.get(uuid=claimed["repository_uuid"])
+        chain = make_chain(session.job, request.chain_id, repository, session.job_name, bool(request.recipients))
+    return chain
+
+
+def _sealed_file(request: BackupRequest, written: Written) -> SealedFile:
+    return SealedFile(
+        file_id=request.file_id,
+        sequence=request.sequence,
+        kind=request.kind,
+        parent_id=request.parent_id if request.kind == Kind.INCREMENTAL else None,
+        started_at=instant(request.started_at_ns),
+        sealed_at=timezone.now(),
+        length=written.length,
+        source_bytes=written.source_bytes,
+        read_bytes=written.read_bytes,
+        files=written.files,
+        seal_hash=written.seal_hash,
+        head_generation=written.head_generation,
+        recipients=tuple(Recipient(r.record, r.version) for r in request.recipients),
+        file_key=written.file_key,
+    )
+
+
+def _settle_requests(job: Job | None, claimed: dict[str, Any], *, written_kind: str) -> None:
+    """Clear what was asked for and is done; a wish that came later than the plan stays."""
+    if job is None:
+        return
+    rows = Job.objects.filter(pk=job.pk)
+    if claimed["new_chain_requested"] and claimed["new_chain"]:
+        rows.filter(new_chain_requested=True).update(new_chain_requested=False)
+    if claimed["full_requested"] and written_kind == Kind.FULL:
+        rows.filter(full_requested=True).update(full_requested=False)
+
+
+def _note_damage(request: BackupRequest, failed: Failed) -> None:
+    """A parent that can't be read makes its chain damaged: the next session starts a new one, and says why."""
+    if failed.code in ("corrupt-file", "missing-file") and request.parent_path is not None:
+        Chain.objects.filter(uuid=request.chain_id, damage="").update(damage=failed.message)
