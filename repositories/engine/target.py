@@ -85,8 +85,11 @@ class Target:
         self.close()
 
     def close(self) -> None:
+        """Close every descriptor; a second time does nothing."""
         for folder in (*self._open.values(), self.root):
-            os.close(folder.descriptor)
+            if folder.descriptor >= 0:
+                os.close(folder.descriptor)
+            folder.descriptor = -1
         self._open.clear()
 
     # Folders
