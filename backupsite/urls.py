@@ -25,4 +25,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("audit/", views_audit.audit_list, name="audit_list"),
     path("settings/", views.settings, name="settings"),
     path("", include("keys.urls")),
+    path("", include("jobs.urls_places")),
+    path("", include("repositories.urls")),
 ]

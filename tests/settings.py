@@ -29,3 +29,8 @@ os.environ["DATABASE_URL"] = f"postgresql://backupsite@/backupsite?host={socket_
 from backupsite.settings import *  # noqa: E402, F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Static files are linked by their plain names: a manifest exists only where they were collected.
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
