@@ -1,9 +1,16 @@
-"""Writing one restore point: the order, and the steps from the walk to the published file."""
+"""Writing one restore point: the order, and the steps from the walk to the published file.
+
+Which kind of point is due, and for whom it is wrapped, is decided by the caller (jobs/planning.py, cli.py); here the
+order is only checked against what lies in the repository. How files become blocks is left to storing.py and
+content.py, the file itself to writer.py.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -11,8 +18,29 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.crypto_slots import PasswordRecipient
-from repositories.engine.observer import Observer
+from keys import crypto
+from keys.crypto_errors import CryptoError
+from keys.crypto_slots import PasswordRecipient, read_slots, wrap_for_password
+from repositories.engine import chains
+from repositories.engine.compare import compare
+from repositories.engine.content import ContentReader, Packer, make_cutter
+from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, text
+from repositories.engine.head import MAX_SLOTS, Head
+from repositories.engine.identities import Identities, Run, identity_key, merge, pack_parts
+from repositories.engine.identities import MAX_ENTRIES as MAX_IDENTITIES
+from repositories.engine.identities import MAX_RUNS as MAX_IDENTITY_RUNS
+from repositories.engine.keyring import Keyring, pack_keyring
+from repositories.engine.layout import NO_ITEM, VERSION, ItemKind
+from repositories.engine.manifest import Boundaries, Facts, ManifestBuilder, Root, RunRow, SegmentRow, pack_root
+from repositories.engine.observer import Busy, Observer, Progress, Pulse
+from repositories.engine.patterns import Patterns
+from repositories.engine.reader import FileKey, Point, open_point
+from repositories.engine.seal import NO_HASH, NO_PARENT, plain_chain_key
+from repositories.engine.sealing import ZSTD_LEVELS
+from repositories.engine.segments import Segment
+from repositories.engine.storing import Storer
+from repositories.engine.walk import Walk, clean_sources
+from repositories.engine.writer import FileWriter, SealParts
 
 GIB = 1024**3
 
@@ -97,4 +125,291 @@ class Written:
 
 def write_backup(order: BackupOrder, observer: Observer) -> Written:
     """Write and publish one restore point. Nothing is left behind when it raises an EngineError."""
-    raise NotImplementedError
+    with ExitStack() as stack:
+        parent = None
+        if order.parent is not None:
+            secret = None if order.parent.file_key is None else FileKey(order.parent.file_key)
+            parent = stack.enter_context(open_point(order.parent.path, secret))
+        _check_order(order, parent)
+        refused = (os.fsencode(order.root.resolve()),)
+        sources = clean_sources(order.sources, refused)
+        return _Session(order, observer, parent, sources, refused).run()
+
+
+def _check_order(order: BackupOrder, parent: Point | None) -> None:
+    """Raises BadOrder, PlainRefused or AlreadyExists."""
+    path = chains.file_path(order.root, order.chain_id, order.sequence)
+    if order.sequence < 1 or len(order.recipients) > MAX_SLOTS:
+        raise BadOrder(f"The order for {text(path)} has an impossible number, or too many recipients.")
+    if os.path.lexists(path):
+        raise AlreadyExists(
+            f"The repository already has {text(path)}. Rescan it; the next session continues from the newest point.",
+            path=text(path),
+            sequence=order.sequence,
+        )
+    if parent is None:
+        if order.kind is Kind.INCREMENTAL:
+            raise BadOrder("An incremental restore point needs a parent; write a full one first.")
+        return
+    if parent.head.chain_id != order.chain_id or parent.head.sequence >= order.sequence:
+        raise BadOrder(f"{text(parent.path)} cannot be the parent of point {order.sequence} of {order.chain_id}.")
+    if parent.head.encrypted != bool(order.recipients):
+        raise PlainRefused(
+            f"Plain and encrypted points are never joined in one chain ({order.chain_id}): start a new chain.",
+            path=text(parent.path),
+        )
+
+
+class _CountingObserver:
+    """Passes everything on, and counts the warnings."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.warnings = 0
+        self.progress, self.cancelled, self.before_seal = observer.progress, observer.cancelled, observer.before_seal
+
+    def warn(self, code: str, path: bytes, message: str) -> None:
+        self.warnings += 1
+        self._observer.warn(code, path, message)
+
+
+class _Session:
+    """One backup being written; run() once."""
+
+    def __init__(
+        self,
+        order: BackupOrder,
+        observer: Observer,
+        parent: Point | None,
+        sources: list[bytes],
+        refused: tuple[bytes, ...],
+    ) -> None:
+        self._order, self._parent, self._sources = order, parent, sources
+        self._base = parent if order.kind is Kind.INCREMENTAL else None  # what is shared with
+        self._never = (*order.never, *refused)
+        self._observer = _CountingObserver(observer)
+        self._pulse = Pulse(self._observer, time.monotonic)
+        self._stage = "walk+write"
+        self._file_key = crypto.random_key() if order.recipients else None
+        self._keyring = self._make_keyring()
+        self._chain_key = self._keyring.chain_key if self._keyring else plain_chain_key(order.chain_id)
+        self._origin_number: dict[UUID, int] = {order.file_id: 0}
+
+    def run(self) -> Written:
+        order = self._order
+        head = self._head()
+        threads = max(2, min(8, len(os.sched_getaffinity(0))))
+        self._writer = writer = FileWriter(
+            order.root / str(order.chain_id),
+            head,
+            self._file_key,
+            ZSTD_LEVELS[order.level.value],
+            order.reserve,
+            threads,
+        )
+        try:
+            self._prepare()
+            self._store_everything()
+            seal_hash, length = self._close_file()
+            self._observer.before_seal()
+            writer.publish()
+        except BaseException:
+            writer.abort()
+            raise
+        writer.close()
+        return self._written(head, seal_hash, length)
+
+    def _head(self) -> Head:
+        order = self._order
+        wrapped = b""
+        if self._file_key is not None:
+            wrapped = b"".join(
+                wrap_for_password(recipient, self._file_key, chain_id=order.chain_id, file_id=order.file_id)
+                for recipient in order.recipients
+            )
+        try:
+            slots, _ = read_slots(wrapped, len(order.recipients))
+        except CryptoError as error:
+            raise BadOrder(f"The key slots cannot be written: {error}") from None
+        return Head(
+            version=VERSION,
+            encrypted=self._file_key is not None,
+            chain_id=order.chain_id,
+            file_id=order.file_id,
+            sequence=order.sequence,
+            generation=1,
+            slots=tuple(slots),
+        )
+
+    def _make_keyring(self) -> Keyring | None:
+        """The parent's keys and the parent's own, without those of files that are no longer there."""
+        if self._file_key is None:
+            return None
+        if self._parent is None or self._parent.keyring is None or self._parent.file_key is None:
+            return Keyring(crypto.random_key(), {})
+        known = {**self._parent.keyring.file_keys, self._parent.head.file_id: self._parent.file_key}
+        chain = chains.scan_chain(self._parent.path.parent)
+        live = {file.head.file_id for file in chain.files if file.head is not None}
+        everything_read = all(file.head is not None for file in chain.files)
+        kept = {file_id: key for file_id, key in known.items() if file_id in live or not everything_read}
+        return Keyring(self._parent.keyring.chain_key, kept)
+
+    def _prepare(self) -> None:
+        key, writer = identity_key(self._chain_key), self._writer
+        self._identities = Identities(self._load_runs)
+        self._packer = Packer(writer, self._identities, key)
+        self._content = ContentReader(self._packer, make_cutter(self._chain_key), self._beat)
+        self._builder = ManifestBuilder(writer, Boundaries(self._chain_key), self._origin_number)
+        self._storer = Storer(self._builder, self._content, self._packer, self._observer, self._order.clock)
+
+    def _load_runs(self) -> list[Run]:
+        """The parent's runs, oldest first; the oldest are left out where they are too many."""
+        if self._base is None:
+            return []
+        self._runs_loaded_from, entries = len(self._base.root.runs), 0
+        for run in reversed(self._base.root.runs):
+            entries += run.entries
+            if entries > MAX_IDENTITIES:
+                break
+            self._runs_loaded_from -= 1
+        return [
+            self._base.identity_run(run, self._origin_number) for run in self._base.root.runs[self._runs_loaded_from :]
+        ]
+
+    def _store_everything(self) -> None:
+        order = self._order
+        walk = Walk(
+            self._sources, Patterns(order.include), Patterns(order.exclude), self._never, self._observer, self._beat
+        )
+        self._beat()
+        for event in compare(walk, self._parent_segments(), self._beat):
+            self._storer.take(event)
+        self._storer.flush()
+        self._packer.flush()
+
+    def _parent_segments(self) -> Iterator[tuple[SegmentRow, Segment]]:
+        if self._base is None:
+            return
+        for number, row in enumerate(self._base.root.segments):
+            self._beat()
+            yield self._adopt(row, self._base.root.origins), self._base.segment(number)
+
+    def _adopt(self, row: SegmentRow, origins: list[bytes]) -> SegmentRow:
+        """The parent's row with its origin numbered as in this file's root."""
+        origin = self._number_of(UUID(bytes=origins[row.origin]))
+        return SegmentRow(origin, row.number, row.tag, row.entries, row.first, row.last)
+
+    def _number_of(self, origin: UUID) -> int:
+        return self._origin_number.setdefault(origin, len(self._origin_number))
+
+    def _close_file(self) -> tuple[bytes, int]:
+        self._stage = "seal"
+        self._beat()
+        writer, order, parent = self._writer, self._order, self._parent
+        rows = self._builder.finish(writer.tag)
+        runs = self._write_runs()
+        root = Root(self._facts(), [origin.bytes for origin in self._origin_number], rows, runs)
+        keyring_number = NO_ITEM
+        if self._keyring is not None:
+            keyring_number = writer.add_metadata(ItemKind.KEYRING, pack_keyring(self._keyring))
+        root_number = writer.add_metadata(ItemKind.ROOT, pack_root(root))
+        return writer.finish(
+            SealParts(
+                sequence=order.sequence,
+                parent_id=parent.head.file_id if parent else NO_PARENT,
+                parent_seal_hash=parent.seal_hash if parent else NO_HASH,
+                chain_key=self._chain_key,
+                signer=order.signer,
+                keyring=keyring_number,
+                root=root_number,
+            )
+        )
+
+    def _write_runs(self) -> list[RunRow]:
+        """The parent's runs and what is new; the youngest are merged where there are too many, or they are small."""
+        known = [self._adopt_run(run) for run in self._base.root.runs] if self._base else []
+        fresh = self._identities.fresh()
+        if fresh is None:
+            return known
+        known = known[self._runs_loaded_from :] if self._base else known
+        loaded = list(self._identities.loaded)
+        while loaded and (len(loaded[-1]) <= 2 * len(fresh) or len(loaded) >= MAX_IDENTITY_RUNS):
+            if len(loaded[-1]) + len(fresh) > MAX_IDENTITIES and len(loaded) < MAX_IDENTITY_RUNS:
+                break
+            fresh = merge([loaded.pop(), fresh])
+            known.pop()
+        return [*known, self._write_run(fresh)]
+
+    def _adopt_run(self, run: RunRow) -> RunRow:
+        origins = self._base.root.origins if self._base else []
+        parts = [(self._number_of(UUID(bytes=origins[origin])), number, tag) for origin, number, tag in run.parts]
+        return RunRow(run.entries, parts)
+
+    def _write_run(self, run: Run) -> RunRow:
+        writer, origins = self._writer, list(self._origin_number)
+        numbers = [writer.add_metadata(ItemKind.IDENTITIES, raw) for _, raw in pack_parts(run, origins)]
+        return RunRow(len(run), [(0, number, writer.tag(number)) for number in numbers])
+
+    def _facts(self) -> Facts:
+        order, counts = self._order, self._storer.counts
+        return Facts(
+            kind=order.kind.value,
+            reason=order.reason,
+            job_name=order.job_name,
+            level=order.level.value,
+            started_at_ns=order.started_at_ns,
+            finished_at_ns=order.clock(),
+            sources=self._sources,
+            include=list(order.include),
+            exclude=list(order.exclude),
+            files=counts.files,
+            directories=counts.directories,
+            others=counts.others,
+            source_bytes=counts.source_bytes,
+            read_bytes=self._content.bytes_read,
+            new_files=counts.new_files,
+            changed_files=counts.changed_files,
+            unchanged_files=counts.unchanged_files,
+            warnings=self._observer.warnings,
+        )
+
+    def _beat(self) -> None:
+        self._pulse.beat(self._progress)
+
+    def _progress(self) -> Progress:
+        storer, writer, counts = self._storer, self._writer, self._storer.counts
+        base = self._base.summary if self._base else None
+        return Progress(
+            stage=self._stage,
+            files_done=counts.files,
+            files_total=base.files if base else None,
+            bytes_processed=counts.source_bytes,
+            bytes_total=base.source_bytes if base else None,
+            bytes_read=self._content.bytes_read,
+            bytes_written=writer.position,
+            current_path=storer.current_path,
+            busy=Busy(storer.source_seconds, writer.proxy_seconds, writer.repository_seconds),
+        )
+
+    def _written(self, head: Head, seal_hash: bytes, length: int) -> Written:
+        counts = self._storer.counts
+        return Written(
+            file_id=head.file_id,
+            sequence=head.sequence,
+            kind=self._order.kind,
+            path=self._writer.final,
+            length=length,
+            seal_hash=seal_hash,
+            head_generation=head.generation,
+            file_key=self._file_key,
+            files=counts.files,
+            directories=counts.directories,
+            others=counts.others,
+            source_bytes=counts.source_bytes,
+            read_bytes=self._content.bytes_read,
+            written_bytes=length,
+            new_files=counts.new_files,
+            changed_files=counts.changed_files,
+            unchanged_files=counts.unchanged_files,
+            warnings=self._observer.warnings,
+        )

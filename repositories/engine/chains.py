@@ -1,13 +1,30 @@
-"""What lies in a local repository: chains, their files, leftovers; and how a file is removed."""
+"""What lies in a local repository: chains, their files, leftovers; and how a file is removed.
+
+    <repository>/<chain id>/<sequence>                  a sealed backup file
+    <repository>/<chain id>/<sequence>.<file id>.part   one that is being written; its writer holds an exclusive lock
+    <repository>/<chain id>/<sequence>.deleting         one whose deletion was begun
+
+Heads are read without any key, so what is said here is authentic only once a point was opened. Which file may be
+deleted is left to the callers.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from repositories.engine.errors import EngineError
-from repositories.engine.head import Head
+from repositories.engine.errors import CorruptFile, EngineError, MissingFile, damaged, text
+from repositories.engine.head import Head, open_for_reading, read_heads
+from repositories.engine.writer import UNFINISHED_SUFFIX, fsync_folder
+
+DELETING_SUFFIX = ".deleting"
+_SEQUENCE = re.compile(r"[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +46,15 @@ class ChainOnDisk:
 
 
 def scan(root: Path) -> list[ChainOnDisk]:
-    """The heads of every file, chains ordered by id. Read without any key, so authentic only once opened."""
-    raise NotImplementedError
+    """The heads of every file, chains ordered by id. Raises MissingFile if the repository is not there."""
+    return [chain for folder in _chain_folders(root) if (chain := scan_chain(folder)).files]
 
 
 def scan_chain(folder: Path) -> ChainOnDisk:
-    raise NotImplementedError
+    """A file whose head says another chain or number than its place has a `problem`, and no head."""
+    chain_id = UUID(folder.name)
+    sequences = sorted(int(name) for name in os.listdir(folder) if _SEQUENCE.fullmatch(name))
+    return ChainOnDisk(chain_id, folder, tuple(_file(folder / str(number), chain_id, number) for number in sequences))
 
 
 def file_path(root: Path, chain_id: UUID, sequence: int) -> Path:
@@ -43,14 +63,118 @@ def file_path(root: Path, chain_id: UUID, sequence: int) -> Path:
 
 def delete_file(path: Path) -> None:
     """Rename to `.deleting`, unlink, fsync of the folder. A file that is gone already is fine."""
-    raise NotImplementedError
+    doomed = path if path.name.endswith(DELETING_SUFFIX) else path.with_name(path.name + DELETING_SUFFIX)
+    with contextlib.suppress(FileNotFoundError):
+        if doomed != path:
+            os.rename(path, doomed)
+            fsync_folder(path.parent)
+        os.unlink(doomed)
+        fsync_folder(path.parent)
 
 
 def leftovers(root: Path) -> list[Path]:
     """Unfinished files that no writer holds, and files whose deletion was interrupted."""
-    raise NotImplementedError
+    found = []
+    for folder in _chain_folders(root):
+        for name in sorted(os.listdir(folder)):
+            path = folder / name
+            if name.endswith(DELETING_SUFFIX) or (name.endswith(UNFINISHED_SUFFIX) and not _is_held(path)):
+                found.append(path)
+    return found
 
 
 def remove_leftovers(root: Path) -> list[Path]:
     """Remove them; returns what was removed. A file that a living writer holds stays."""
-    raise NotImplementedError
+    removed = []
+    for path in leftovers(root):
+        if path.name.endswith(DELETING_SUFFIX):
+            delete_file(path)
+            removed.append(path)
+        elif _remove_unheld(path):
+            removed.append(path)
+    return removed
+
+
+def _chain_folders(root: Path) -> Iterator[Path]:
+    try:
+        names = sorted(os.listdir(root))
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingFile(f"The repository {text(root)} does not exist, or is not a folder.", path=text(root)) from None
+    for name in names:
+        if _is_uuid(name) and (root / name).is_dir():
+            yield root / name
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def _file(path: Path, chain_id: UUID, sequence: int) -> FileOnDisk:
+    length = 0
+    try:
+        fd = open_for_reading(path)
+        try:
+            length = os.fstat(fd).st_size
+            head = read_heads(fd, path)[0]
+        finally:
+            os.close(fd)
+        check_place(path, head)
+    except EngineError as error:
+        return FileOnDisk(path, sequence, length, None, error)
+    except OSError as error:
+        return FileOnDisk(path, sequence, length, None, damaged(path, "file", error.strerror or ""))
+    return FileOnDisk(path, sequence, length, head)
+
+
+def check_place(path: Path, head: Head) -> None:
+    """Raises CorruptFile if a file in a chain's folder belongs to another chain or has another number.
+
+    A file with another kind of name, copied out of its repository, is taken as it is.
+    """
+    if not (_is_uuid(path.parent.name) and _SEQUENCE.fullmatch(path.name)):
+        return
+    if UUID(path.parent.name) != head.chain_id or int(path.name) != head.sequence:
+        raise CorruptFile(
+            f"The file {text(path)} is point {head.sequence} of chain {head.chain_id}, so it lies in a wrong place: "
+            "it was renamed or exchanged. Put it back to its place.",
+            path=text(path),
+            part="name",
+        )
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a writer has the lock; a file that is gone is held by nobody, and is no leftover either."""
+    fd = _lock(path)
+    if fd is None:
+        return True
+    os.close(fd)
+    return False
+
+
+def _remove_unheld(path: Path) -> bool:
+    """Unlink while holding the lock, so that no writer can have it."""
+    fd = _lock(path)
+    if fd is None:
+        return False
+    try:
+        os.unlink(path)
+        fsync_folder(path.parent)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _lock(path: Path) -> int | None:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd

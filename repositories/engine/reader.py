@@ -7,19 +7,40 @@
             for piece in pieces:
                 ...
 
-What is written where on restore is left to restore.py; what counts as damage of a whole chain, to verify.py.
+How content is fetched and prefetched is left to blocks.py, what is written where on restore to restore.py, and what
+counts as damage of a whole chain to verify.py.
 """
 
 from __future__ import annotations
 
+import bisect
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 from uuid import UUID
 
-from repositories.engine.entries import BlockAddress, Entry
-from repositories.engine.head import Head
+from keys.crypto_errors import KdfRefused, UnwrapFailed
+from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, derive_kek
+from keys.crypto_slots import Slot, SlotKind, unwrap
+from repositories.engine import identities, segments
+from repositories.engine.blocks import BlockReader, Content, Hole, Piece, Shelf
+from repositories.engine.chains import check_place
+from repositories.engine.container import Container
+from repositories.engine.entries import BlockAddress, Entry, is_below, order_key
+from repositories.engine.errors import CannotUnwrap, NothingToRestore, PlainRefused, damaged, text
+from repositories.engine.head import Head, authenticates, open_for_reading, read_heads
+from repositories.engine.keyring import Keyring, parse_keyring
+from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
+from repositories.engine.manifest import Facts, Root, RunRow, folder_segments, parse_root
+from repositories.engine.seal import NO_PARENT, Seal, check_chain_mac, plain_chain_key
+from repositories.engine.segments import Segment
+
+__all__ = [
+    "FileKey", "Hole", "Kek", "Password", "Piece", "Point", "Secret", "Summary", "inspect", "open_point",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +90,23 @@ class Summary:
     signer: bytes  # the raw Ed25519 public key whose signature verified, or empty: unsigned
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """`length` zero bytes of a sparse file: seek instead of writing."""
-
-    length: int
-
-
-Piece = memoryview | Hole
-
-
 class Point:
-    """An open restore point; a context manager. Made by open_point()."""
+    """An open restore point; a context manager. Made by open_point(). Not for use by several threads at once."""
 
-    path: Path
-    head: Head
-    summary: Summary
-    file_key: bytes | None
-    earlier_file_keys: dict[UUID, bytes]
-    seal_hash: bytes
-    length: int  # of the file in bytes
+    def __init__(self, container: Container, keyring: Keyring | None, root: Root) -> None:
+        self.container, self.keyring, self.root = container, keyring, root
+        self.path: Path = container.path
+        self.head: Head = container.head
+        self.file_key: bytes | None = container.file_key
+        self.earlier_file_keys: dict[UUID, bytes] = dict(keyring.file_keys) if keyring else {}
+        self.seal_hash: bytes = container.seal.seal_hash
+        self.length: int = container.length
+        self.summary: Summary = _summary(root.facts, container.seal)
+        self._origins = [UUID(bytes=origin) for origin in root.origins]
+        self._firsts = [order_key(row.first) for row in root.segments]
+        self._shelf = Shelf(container, self.earlier_file_keys)
+        self._blocks = BlockReader(self._shelf)
+        self._last: tuple[int, Segment] | None = None
 
     def __enter__(self) -> Point:
         return self
@@ -98,42 +116,119 @@ class Point:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"Point({text(self.path)}, {self.head.file_id})"
+
     def close(self) -> None:
-        raise NotImplementedError
+        self._blocks.close()
+        self._shelf.close()
 
     def list_folder(self, path: bytes) -> list[Entry]:
         """The direct children of a folder, sorted; the empty path gives the roots. Raises NothingToRestore."""
-        raise NotImplementedError
+        if path and not self.entry(path).is_directory:
+            raise NothingToRestore(f"/{text(path)} is not a folder.", path=text(path))
+        prefix = path + b"/" if path else b""
+        children = []
+        for number in folder_segments(self.root, path):
+            segment = self.segment(number)
+            wanted = {i for i, folder in enumerate(segment.folders) if folder == prefix}
+            for row, folder in enumerate(segment.folder.tolist()):
+                if folder in wanted:
+                    children += segment.entries(row, row + 1)
+        return children
 
     def entry(self, path: bytes) -> Entry:
         """Raises NothingToRestore if there is no such entry."""
-        raise NotImplementedError
+        if self._firsts and path:
+            segment = self.segment(self._segment_at(path))
+            paths = segment.paths()
+            row = bisect.bisect_left(paths, order_key(path), key=order_key)
+            if row < len(paths) and paths[row] == path:
+                return next(segment.entries(row, row + 1))
+        raise NothingToRestore(f"The restore point {text(self.path)} has no entry /{text(path)}.", path=text(path))
 
-    def walk(self, path: bytes) -> Iterator[Entry]:
-        """`path` itself (if not empty) and everything below it, in manifest order: a folder before its children."""
-        raise NotImplementedError
+    def walk(self, path: bytes = b"") -> Iterator[Entry]:
+        """`path` itself (if not empty) and everything below it, in manifest order: a folder before its children.
+
+        Raises NothingToRestore, at the first step, if `path` is not in the point.
+        """
+        if path:
+            self.entry(path)
+        for number in range(self._segment_at(path) if path else 0, len(self.root.segments)):
+            row = self.root.segments[number]
+            if not is_below(row.first, path) and order_key(row.first) > order_key(path):
+                return
+            segment = self.segment(number)
+            if is_below(row.first, path) and is_below(row.last, path):
+                yield from segment.entries()
+            else:
+                yield from (entry for entry in segment.entries() if is_below(entry.path, path))
 
     def read(self, entry: Entry) -> Iterator[bytes]:
-        """The content of one file, every block verified. Raises CorruptFile, MissingFile in the middle of it."""
-        raise NotImplementedError
+        """The content of one file, every block verified. Raises CorruptFile, MissingFile, CannotUnwrap in the middle."""
+        for _, pieces in self.read_many([entry]):
+            for piece in pieces:
+                if isinstance(piece, Hole):
+                    yield from _zeros(piece.length)
+                else:
+                    yield bytes(piece)
 
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Iterator[Piece]]]:
-        """Each entry (any type; files have content) with its pieces, in the order given, blocks opened ahead by threads.
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
+        """Each entry (any type) with its pieces, in the order given; blocks are opened ahead by threads.
 
         Take all pieces of an entry before the next entry. Pieces are slices of an opened block: use or copy them before
-        going on. Damage is raised (CorruptFile, MissingFile) while the pieces of an entry that it touches are taken;
-        the other entries go on. `entries` is consumed a little ahead of what is yielded.
+        going on. Damage is raised (CorruptFile, MissingFile, CannotUnwrap) while the pieces of an entry that it touches
+        are taken; the other entries go on. `entries` is consumed a little ahead of what is yielded.
         """
-        raise NotImplementedError
+        return self._blocks.read_many(entries)
 
     def blocks(self, addresses: Iterable[BlockAddress]) -> Iterator[tuple[BlockAddress, bytes | Exception]]:
         """Opened blocks in the order given, each with its content or with the EngineError that it raised; prefetched."""
-        raise NotImplementedError
+        return self._blocks.blocks(addresses)
+
+    def segment(self, number: int) -> Segment:
+        """One segment of the manifest, opened and checked against the root. The last one is remembered."""
+        if self._last is not None and self._last[0] == number:
+            return self._last[1]
+        row = self.root.segments[number]
+        container = self._shelf.container(self._origins[row.origin])
+        name = f"segment {row.number}"
+        if container.tag(row.number, ItemKind.SEGMENT) != row.tag:
+            raise damaged(container.path, name, "it is not the one that the root knows")
+        try:
+            segment = segments.parse(container.read(row.number, ItemKind.SEGMENT))
+            if len(segment) != row.entries or not row.entries or segment.path(0) != row.first:
+                raise Malformed("it does not fit the root")
+        except Malformed as error:
+            raise damaged(container.path, name, str(error)) from None
+        self._last = (number, segment)
+        return segment
+
+    def identity_run(self, run: RunRow, origin_number: dict[UUID, int]) -> identities.Run:
+        """A run of identities, its origins numbered by `origin_number`, which grows."""
+        return identities.join([self._identity_part(*part, origin_number) for part in run.parts])
+
+    def _identity_part(self, origin: int, number: int, tag: bytes, origin_number: dict[UUID, int]) -> identities.Run:
+        container = self._shelf.container(self._origins[origin])
+        name = f"identities {number}"
+        if container.tag(number, ItemKind.IDENTITIES) != tag:
+            raise damaged(container.path, name, "it is not the one that the root knows")
+        try:
+            return identities.parse_part(container.read(number, ItemKind.IDENTITIES), origin_number)
+        except Malformed as error:
+            raise damaged(container.path, name, str(error)) from None
+
+    def _segment_at(self, path: bytes) -> int:
+        return max(bisect.bisect_right(self._firsts, order_key(path)) - 1, 0)
 
 
 def inspect(path: Path) -> Head:
     """What can be said without any key. Raises CorruptFile, UnknownVersion, MissingFile."""
-    raise NotImplementedError
+    fd = open_for_reading(path)
+    try:
+        return read_heads(fd, path)[0]
+    finally:
+        os.close(fd)
 
 
 def open_point(path: Path, secret: Secret | None) -> Point:
@@ -142,4 +237,150 @@ def open_point(path: Path, secret: Secret | None) -> Point:
     `secret` is None for plain files only. Raises CannotUnwrap (wrong secret, or none for an encrypted file),
     PlainRefused (a secret for a plain file), CorruptFile, UnknownVersion, MissingFile.
     """
-    raise NotImplementedError
+    container = open_container(path, secret)
+    try:
+        keyring, chain_key = _read_keyring(container)
+        check_chain_mac(container.seal, chain_key)
+        root = parse_root(_sealed_item(container, ItemKind.ROOT))
+        return Point(container, keyring, root)
+    except Malformed as error:
+        container.close()
+        raise damaged(path, "seal or root", str(error)) from None
+    except BaseException:
+        container.close()
+        raise
+
+
+def open_container(path: Path, secret: Secret | None) -> Container:
+    fd = open_for_reading(path)
+    try:
+        heads = read_heads(fd, path)
+        check_place(path, heads[0])
+        head, file_key = _unlock(path, heads, secret)
+        return Container(fd, path, head, file_key)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _unlock(path: Path, heads: list[Head], secret: Secret | None) -> tuple[Head, bytes | None]:
+    """The head that authenticates, and the file key. Copies that differ are tried one after the other."""
+    if secret is None:
+        return _plain_head(path, heads), None
+    if not any(head.encrypted for head in heads):
+        raise PlainRefused(
+            f"{text(path)} is not encrypted, though a key was given for it. Open it without a key only if you expect "
+            "plain files here: somebody may have put it in the place of an encrypted one.",
+            path=text(path),
+        )
+    opened = False
+    keks: dict[object, bytes] = {}
+    for head in heads:
+        for file_key in _candidates(head, secret, keks):
+            opened = True
+            if authenticates(head, file_key):
+                return head, file_key
+    if opened and not isinstance(secret, FileKey):
+        raise damaged(path, "head", "a key slot opens, but the head was changed")
+    raise CannotUnwrap(
+        f"The backup file {text(path)} does not open with what was given: wrong secret, or no slot for it. "
+        "Use the password that its hint names, or a newer file of the chain.",
+        path=text(path),
+    )
+
+
+def _plain_head(path: Path, heads: list[Head]) -> Head:
+    for head in heads:
+        if not head.encrypted and authenticates(head, None):
+            return head
+    if any(head.encrypted for head in heads):
+        raise CannotUnwrap(f"The backup file {text(path)} is encrypted; it needs a password or a key.", path=text(path))
+    raise damaged(path, "head")
+
+
+def _candidates(head: Head, secret: Secret, keks: dict[object, bytes]) -> Iterator[bytes]:
+    """File keys that the secret gives: itself, or what the slots hold that it opens."""
+    if isinstance(secret, FileKey):
+        yield secret.value
+        return
+    for slot in head.slots:
+        if slot.kind is not SlotKind.PASSWORD:
+            continue
+        kek = secret.value if isinstance(secret, Kek) else _derived(slot, secret, keks)
+        if kek is None:
+            continue
+        try:
+            yield unwrap(slot, kek, chain_id=head.chain_id, file_id=head.file_id)
+        except UnwrapFailed:
+            continue
+
+
+def _derived(slot: Slot, secret: Password, keks: dict[object, bytes]) -> bytes | None:
+    """The KEK for a slot's salt and parameters; None if they are outside the bounds, or too many were tried."""
+    if slot.kdf_parameters is None:
+        return None
+    place = (slot.kdf_salt, slot.kdf_parameters)
+    if place not in keks:
+        if len(keks) >= MAX_DERIVATIONS_AN_ATTEMPT:
+            return None
+        try:
+            keks[place] = derive_kek(secret.value, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
+        except KdfRefused:
+            return None
+    return keks[place]
+
+
+def _read_keyring(container: Container) -> tuple[Keyring | None, bytes]:
+    """The keyring and the chain key. Raises Malformed, CorruptFile."""
+    if not container.head.encrypted:
+        if container.seal.statement.keyring_number != NO_ITEM:
+            raise Malformed("a plain file has a keyring")
+        return None, plain_chain_key(container.head.chain_id)
+    keyring = parse_keyring(_sealed_item(container, ItemKind.KEYRING))
+    return keyring, keyring.chain_key
+
+
+def _sealed_item(container: Container, kind: ItemKind) -> bytes:
+    """An item whose digest stands in the seal. Raises Malformed if it is another one."""
+    said = container.seal.statement
+    number, digest = (
+        (said.keyring_number, said.keyring_digest) if kind is ItemKind.KEYRING else (said.root_number, said.root_digest)
+    )
+    raw = container.read(number, kind)
+    if container.sealed_digest(number) != digest:
+        raise Malformed(f"the {kind.name.lower()} is not the one that was sealed")
+    return raw
+
+
+def _summary(facts: Facts, seal: Seal) -> Summary:
+    parent = seal.statement.parent_id
+    return Summary(
+        kind=facts.kind,
+        reason=facts.reason,
+        job_name=facts.job_name,
+        level=facts.level,
+        started_at_ns=facts.started_at_ns,
+        finished_at_ns=facts.finished_at_ns,
+        sources=tuple(facts.sources),
+        include=tuple(facts.include),
+        exclude=tuple(facts.exclude),
+        files=facts.files,
+        directories=facts.directories,
+        others=facts.others,
+        source_bytes=facts.source_bytes,
+        read_bytes=facts.read_bytes,
+        new_files=facts.new_files,
+        changed_files=facts.changed_files,
+        unchanged_files=facts.unchanged_files,
+        warnings=facts.warnings,
+        parent_id=None if parent == NO_PARENT else parent,
+        parent_seal_hash=seal.statement.parent_seal_hash,
+        signer=seal.signer,
+    )
+
+
+def _zeros(length: int) -> Iterator[bytes]:
+    while length:
+        part = min(length, 1024 * 1024)
+        yield bytes(part)
+        length -= part

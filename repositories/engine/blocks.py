@@ -1,0 +1,226 @@
+"""Fetching content: which file holds a block, opening blocks ahead by threads, and cutting chunks out of them.
+
+Opened blocks are kept in a small cache (at most 16, each at most 8 MiB); what is read ahead counts into it. The
+manifest is left to reader.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from repositories.engine.container import Container
+from repositories.engine.entries import BlockAddress, Chunk, Entry
+from repositories.engine.errors import CannotUnwrap, EngineError, MissingFile, damaged, text
+from repositories.engine.head import authenticates, open_for_reading, read_heads
+from repositories.engine.layout import ItemKind
+
+_CACHED_BLOCKS = 16
+_BLOCKS_AHEAD = 6
+_EVENTS_AHEAD = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """`length` zero bytes of a sparse file: seek instead of writing."""
+
+    length: int
+
+
+Piece = memoryview | Hole
+Content = Iterator[Piece]
+
+
+class Shelf:
+    """The files of one chain, opened when they are needed. Safe to use from threads."""
+
+    def __init__(self, own: Container, file_keys: dict[UUID, bytes]) -> None:
+        self._own, self._file_keys = own, file_keys
+        self._open: dict[UUID, Container] = {own.file_id: own}
+        self._paths: dict[UUID, Path] | None = None
+        self._lock = threading.Lock()
+
+    def container(self, file_id: UUID) -> Container:
+        """Raises MissingFile, CannotUnwrap, CorruptFile."""
+        with self._lock:
+            found = self._open.get(file_id)
+            if found is None:
+                found = self._open[file_id] = self._open_other(file_id)
+            return found
+
+    def close(self) -> None:
+        for container in self._open.values():
+            container.close()
+
+    def _open_other(self, file_id: UUID) -> Container:
+        folder = self._own.path.parent
+        if self._paths is None:
+            self._paths = dict(_files_in(folder))
+        path, key = self._paths.get(file_id), self._file_keys.get(file_id)
+        if path is None:
+            raise MissingFile(
+                f"{text(self._own.path)} needs the backup file {file_id} of its chain, which is not in {text(folder)}. "
+                "Bring it back from a copy of the repository.",
+                path=text(folder),
+                file_id=str(file_id),
+            )
+        if key is None and self._own.head.encrypted:
+            raise CannotUnwrap(f"The keyring of {text(self._own.path)} has no key for {text(path)}.", path=text(path))
+        return _open_authentic(path, file_id, self._own, key)
+
+
+def _files_in(folder: Path) -> Iterator[tuple[UUID, Path]]:
+    """The readable heads of a folder, oldest first; what cannot be read is missing, and named when it is needed."""
+    for name in sorted((name for name in os.listdir(folder) if name.isdecimal()), key=int):
+        path = folder / name
+        with contextlib.suppress(EngineError, OSError):
+            fd = open_for_reading(path)
+            try:
+                heads = read_heads(fd, path)
+            finally:
+                os.close(fd)
+            yield heads[0].file_id, path
+
+
+def _open_authentic(path: Path, file_id: UUID, own: Container, key: bytes | None) -> Container:
+    """Raises CorruptFile if the file is not what the chain knows under this id."""
+    fd = open_for_reading(path)
+    try:
+        for head in read_heads(fd, path):
+            if authenticates(head, key) and (head.chain_id, head.file_id) == (own.head.chain_id, file_id):
+                return Container(fd, path, head, key)
+        raise damaged(path, "head", "it does not authenticate as a file of this chain")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+class BlockReader:
+    """Opened blocks by address, some ahead of their use. For one user at a time."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._pool: ThreadPoolExecutor | None = None
+        self._cache: OrderedDict[BlockAddress, Future[bytes]] = OrderedDict()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._cache.clear()
+
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
+        ahead = _Ahead(self, entries)
+        while (entry := ahead.next_entry()) is not None:
+            yield entry, ahead.pieces()
+
+    def blocks(self, addresses: Iterable[BlockAddress]) -> Iterator[tuple[BlockAddress, bytes | Exception]]:
+        waiting: deque[tuple[BlockAddress, Future[bytes]]] = deque()
+        for address in addresses:
+            waiting.append((address, self._submit(address)))
+            if len(waiting) > _BLOCKS_AHEAD:
+                yield _outcome(*waiting.popleft())
+        while waiting:
+            yield _outcome(*waiting.popleft())
+
+    def is_cached(self, address: BlockAddress) -> bool:
+        return address in self._cache
+
+    def get(self, address: BlockAddress) -> Future[bytes]:
+        """The block, opened already or now by a thread."""
+        future = self._cache.get(address)
+        if future is not None:
+            self._cache.move_to_end(address)
+            return future
+        future = self._cache[address] = self._submit(address)
+        while len(self._cache) > _CACHED_BLOCKS:
+            self._cache.popitem(last=False)
+        return future
+
+    def cut(self, chunk: Chunk) -> Piece:
+        if chunk.block is None:
+            return Hole(chunk.length)
+        raw = self.get(chunk.block).result()
+        end = chunk.offset + chunk.length
+        if end > len(raw):
+            path = self._shelf.container(chunk.block.origin).path
+            raise damaged(path, f"block {chunk.block.number}", "a chunk reaches beyond it")
+        return memoryview(raw)[chunk.offset : end]
+
+    def _submit(self, address: BlockAddress) -> Future[bytes]:
+        if self._pool is None:
+            threads = max(2, min(8, len(os.sched_getaffinity(0))))
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="opener")
+        return self._pool.submit(self._open, address)
+
+    def _open(self, address: BlockAddress) -> bytes:
+        return self._shelf.container(address.origin).read(address.number, ItemKind.BLOCK)
+
+
+class _Ahead:
+    """Entries and their chunks as one stream, looked at a few blocks ahead of where it is used."""
+
+    def __init__(self, blocks: BlockReader, entries: Iterable[Entry]) -> None:
+        self._blocks = blocks
+        self._source = _events(entries)
+        self._events: deque[Entry | Chunk] = deque()
+        self._requested: set[BlockAddress] = set()  # asked for ahead, not used yet
+        self._exhausted = False
+
+    def next_entry(self) -> Entry | None:
+        """The next entry; chunks of the one before that were not taken are passed over."""
+        while True:
+            event = self._next()
+            if event is None or isinstance(event, Entry):
+                return event
+
+    def pieces(self) -> Content:
+        while True:
+            self._look_ahead()
+            if not self._events or isinstance(self._events[0], Entry):
+                return
+            chunk = self._next()
+            if isinstance(chunk, Chunk):
+                yield self._blocks.cut(chunk)
+
+    def _next(self) -> Entry | Chunk | None:
+        self._look_ahead()
+        if not self._events:
+            return None
+        event = self._events.popleft()
+        if isinstance(event, Chunk) and event.block is not None:
+            self._requested.discard(event.block)
+        return event
+
+    def _look_ahead(self) -> None:
+        """At least one event, and as many more as there may be blocks ahead."""
+        if self._exhausted or (len(self._events) > 1 and len(self._requested) >= _BLOCKS_AHEAD):
+            return
+        while not self._events or (len(self._requested) < _BLOCKS_AHEAD and len(self._events) < _EVENTS_AHEAD):
+            event = next(self._source, None)
+            if event is None:
+                self._exhausted = True
+                return
+            self._events.append(event)
+            if isinstance(event, Chunk) and event.block is not None and not self._blocks.is_cached(event.block):
+                self._blocks.get(event.block)
+                self._requested.add(event.block)
+
+
+def _events(entries: Iterable[Entry]) -> Iterator[Entry | Chunk]:
+    for entry in entries:
+        yield entry
+        yield from entry.chunks
+
+
+def _outcome(address: BlockAddress, future: Future[bytes]) -> tuple[BlockAddress, bytes | Exception]:
+    try:
+        return address, future.result()
+    except EngineError as error:
+        return address, error

@@ -1,0 +1,156 @@
+"""A sealed backup file, opened: head, trailer, seal and index are authenticated, then items can be read by number.
+
+What the items mean (manifest, keyring, identities) is left to reader.py, segments.py and the others; the file that is
+being written, to writer.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from uuid import UUID
+
+from repositories.engine.errors import damaged
+from repositories.engine.head import Head
+from repositories.engine.index import ItemIndex, parse_index
+from repositories.engine.layout import (
+    BODY_OFFSET,
+    RECORD_HEADER_BYTES,
+    TRAILER_BYTES,
+    Epoch,
+    ItemKind,
+    Malformed,
+    Trailer,
+    max_sealed_bytes,
+    pack_record_header,
+    parse_trailer,
+)
+from repositories.engine.seal import Seal, parse_seal
+from repositories.engine.sealing import EpochSealer
+
+
+class Container:
+    """Takes over `fd`; close() it. `head` has been authenticated with `file_key` by the caller.
+
+    Raises CorruptFile, naming the part, for everything that does not verify. read() is safe to use from threads.
+    """
+
+    def __init__(self, fd: int, path: Path, head: Head, file_key: bytes | None) -> None:
+        self.path, self.head, self.file_key = path, head, file_key
+        self._fd = fd
+        self._sealers: dict[int, EpochSealer] = {}
+        self.length = _regular_length(fd, path)
+        self.trailer = self._read_trailer()
+        self.seal = self._read_seal()
+        self.index = self._read_index()
+
+    @property
+    def file_id(self) -> UUID:
+        return self.head.file_id
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def read(self, number: int, kind: ItemKind) -> bytes:
+        """The raw content of one of this file's own items."""
+        place = self.index.place(number)
+        name = f"{kind.name.lower()} {number}"
+        if place is None or place.kind is not kind:
+            raise damaged(self.path, name, "the index does not have it")
+        try:
+            epoch = self.index.own.epoch_of(number)
+            sealed = self._record(kind, epoch, number, place.offset, place.length)
+            return self._sealer(epoch).open(kind, number, sealed)
+        except Malformed as error:
+            raise damaged(self.path, name, str(error)) from None
+
+    def tag(self, number: int, kind: ItemKind) -> bytes:
+        """The last 16 bytes of a sealed item: its tag, as the parent's root remembers it."""
+        place = self.index.place(number)
+        if place is None or place.kind is not kind:
+            raise damaged(self.path, f"{kind.name.lower()} {number}", "the index does not have it")
+        return os.pread(self._fd, 16, place.offset + RECORD_HEADER_BYTES + place.length - 16)
+
+    def sealed_digest(self, number: int) -> bytes:
+        """SHA-256 of a sealed item as it lies in the file."""
+        place = self.index.place(number)
+        if place is None:
+            return b""
+        return hashlib.sha256(os.pread(self._fd, place.length, place.offset + RECORD_HEADER_BYTES)).digest()
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    def _read_trailer(self) -> Trailer:
+        raw = os.pread(self._fd, TRAILER_BYTES, max(self.length - TRAILER_BYTES, 0))
+        try:
+            if self.length < BODY_OFFSET + TRAILER_BYTES:
+                raise Malformed("the file is shorter than the shortest one; it is truncated")
+            return parse_trailer(raw, self.length)
+        except Malformed as error:
+            raise damaged(self.path, "trailer", str(error)) from None
+
+    def _read_seal(self) -> Seal:
+        trailer = self.trailer
+        try:
+            sealed = self._record(
+                ItemKind.SEAL, trailer.epoch, trailer.seal_number, trailer.seal_offset, trailer.seal_length
+            )
+            seal = parse_seal(self._sealer(trailer.epoch).open(ItemKind.SEAL, trailer.seal_number, sealed))
+            self._check_seal(seal)
+        except Malformed as error:
+            raise damaged(self.path, "seal", str(error)) from None
+        return seal
+
+    def _check_seal(self, seal: Seal) -> None:
+        said, head = seal.statement, self.head
+        if (said.chain_id, said.file_id, said.sequence) != (head.chain_id, head.file_id, head.sequence):
+            raise Malformed("the seal belongs to another file")
+        if said.encrypted != head.encrypted:
+            raise Malformed("the seal and the head disagree about encryption")
+
+    def _read_index(self) -> ItemIndex:
+        said, epoch = self.seal.statement, self.trailer.epoch
+        try:
+            if said.index_length > max_sealed_bytes(ItemKind.INDEX):
+                raise Malformed("its length is impossible")
+            sealed = self._record(ItemKind.INDEX, epoch, said.index_number, said.index_offset, said.index_length)
+            if hashlib.sha256(sealed).digest() != said.index_digest:
+                raise Malformed("it is not the one that was sealed")
+            raw = self._sealer(epoch).open(ItemKind.INDEX, said.index_number, sealed)
+            index = parse_index(raw, said.file_id, self.trailer.seal_offset)
+            if index.own.epochs[-1] != epoch:
+                raise Malformed("the epoch in the trailer is not the last one")
+        except Malformed as error:
+            raise damaged(self.path, "index", str(error)) from None
+        return index
+
+    def _record(self, kind: ItemKind, epoch: Epoch, number: int, offset: int, length: int) -> bytes:
+        record = os.pread(self._fd, RECORD_HEADER_BYTES + length, offset)
+        if len(record) != RECORD_HEADER_BYTES + length:
+            raise Malformed("the file ends before it")
+        if record[:RECORD_HEADER_BYTES] != pack_record_header(kind, epoch.number, number, length):
+            raise Malformed("its record header is wrong")
+        return record[RECORD_HEADER_BYTES:]
+
+    def _sealer(self, epoch: Epoch) -> EpochSealer:
+        sealer = self._sealers.get(epoch.number)
+        if sealer is None:
+            sealer = EpochSealer(self.file_key, self.head.chain_id, self.head.file_id, epoch)
+            self._sealers[epoch.number] = sealer
+        return sealer
+
+
+def _regular_length(fd: int, path: Path) -> int:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise damaged(path, "file", "it is not a regular file")
+    return found.st_size

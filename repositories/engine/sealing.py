@@ -1,0 +1,119 @@
+"""Sealing and opening items: which key, which nonce, which AAD, and the compression inside.
+
+A sealed item is payload header | data, encrypted with AES-256-GCM, tag at the end. The payload header is 1 byte
+method (0 stored, 1 zstd), 3 zero bytes, 4 bytes raw length. In plain chains the same bytes stand unencrypted, and the
+tag is the first 16 bytes of BLAKE3(AAD | bytes): it finds damage, not tampering.
+
+    block key    = HKDF-SHA256(file key, salt = epoch random, info = "backupsite 0|block|"    + file id)
+    metadata key = HKDF-SHA256(file key, salt = epoch random, info = "backupsite 0|metadata|" + file id)
+    nonce        = item number - first item number of the epoch, 96 bits, big-endian
+    AAD          = version u16 | kind u8 | chain id | file id | epoch u16 | item number u32
+"""
+
+from __future__ import annotations
+
+import struct
+from uuid import UUID
+
+from backports import zstd
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keys import crypto
+from repositories.engine.layout import (
+    MAX_RAW_BYTES,
+    OVERHEAD_BYTES,
+    PAYLOAD_HEADER_BYTES,
+    TAG_BYTES,
+    VERSION,
+    Epoch,
+    ItemKind,
+    Malformed,
+)
+
+INFO = b"backupsite 0|"
+_AAD = struct.Struct("<HB16s16sHI")
+_PAYLOAD = struct.Struct("<BxxxI")
+_STORED, _ZSTD = 0, 1
+
+METADATA_LEVEL = 3
+ZSTD_LEVELS = {"none": None, "fast": 1, "balanced": 3, "strong": 12}
+
+
+class EpochSealer:
+    """Seals and opens the items of one epoch of one file; `file_key` is None in plain chains. Safe to use from threads."""
+
+    def __init__(self, file_key: bytes | None, chain_id: UUID, file_id: UUID, epoch: Epoch) -> None:
+        self._chain_id, self._file_id, self._epoch = chain_id.bytes, file_id.bytes, epoch
+        self._block = self._metadata = None
+        if file_key is not None:
+            self._block = AESGCM(self._key(file_key, b"block|"))
+            self._metadata = AESGCM(self._key(file_key, b"metadata|"))
+
+    def _key(self, file_key: bytes, purpose: bytes) -> bytes:
+        return crypto.hkdf(file_key, salt=self._epoch.random, info=INFO + purpose + self._file_id)
+
+    def _aad(self, kind: ItemKind, number: int) -> bytes:
+        return _AAD.pack(VERSION, kind, self._chain_id, self._file_id, self._epoch.number, number)
+
+    def seal(self, kind: ItemKind, number: int, payload: bytes) -> bytes:
+        """`payload` comes from pack_payload(). The result is sent as it is; sealing the same number twice is a defect."""
+        cipher = self._block if kind is ItemKind.BLOCK else self._metadata
+        aad = self._aad(kind, number)
+        if cipher is None:
+            return payload + _plain_tag(aad, payload)
+        return cipher.encrypt(crypto.counter_nonce(number - self._epoch.first_item), payload, aad)
+
+    def open(self, kind: ItemKind, number: int, sealed: bytes) -> bytes:
+        """Return the raw content. Raises Malformed for damage, a wrong place, or a content outside the bounds."""
+        if not OVERHEAD_BYTES <= len(sealed) <= MAX_RAW_BYTES[kind] + OVERHEAD_BYTES:
+            raise Malformed("a sealed item has an impossible length")
+        if number < self._epoch.first_item:
+            raise Malformed("a sealed item does not belong to its epoch")
+        cipher = self._block if kind is ItemKind.BLOCK else self._metadata
+        aad = self._aad(kind, number)
+        if cipher is None:
+            return unpack_payload(kind, _open_plain(aad, sealed))
+        try:
+            payload = cipher.decrypt(crypto.counter_nonce(number - self._epoch.first_item), sealed, aad)
+        except InvalidTag:
+            raise Malformed("the authentication tag is wrong") from None
+        return unpack_payload(kind, payload)
+
+
+def pack_payload(raw: bytes, level: int | None) -> bytes:
+    """Compress and put the payload header in front; content that does not shrink is stored."""
+    if level is not None:
+        packed = zstd.compress(raw, level)
+        if len(packed) < len(raw):
+            return _PAYLOAD.pack(_ZSTD, len(raw)) + packed
+    return _PAYLOAD.pack(_STORED, len(raw)) + raw
+
+
+def unpack_payload(kind: ItemKind, payload: bytes) -> bytes:
+    method, raw_length = _PAYLOAD.unpack_from(payload)
+    data = memoryview(payload)[PAYLOAD_HEADER_BYTES:]
+    if raw_length > MAX_RAW_BYTES[kind] or method not in (_STORED, _ZSTD) or any(payload[1:4]):
+        raise Malformed("a sealed item has an impossible header")
+    if method == _STORED:
+        raw = bytes(data)
+    else:
+        try:
+            raw = zstd.ZstdDecompressor().decompress(data, raw_length + 1)
+        except zstd.ZstdError as error:
+            raise Malformed(f"a sealed item does not decompress: {error}") from None
+    if len(raw) != raw_length:
+        raise Malformed("a sealed item has not the length that it says")
+    return raw
+
+
+def _plain_tag(aad: bytes, payload: bytes) -> bytes:
+    return bytes(blake3(aad).update(payload).digest(length=TAG_BYTES))
+
+
+def _open_plain(aad: bytes, sealed: bytes) -> bytes:
+    payload, tag = sealed[:-TAG_BYTES], sealed[-TAG_BYTES:]
+    if _plain_tag(aad, payload) != tag:
+        raise Malformed("the checksum is wrong")
+    return payload

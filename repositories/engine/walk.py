@@ -1,0 +1,259 @@
+"""The walk over the sources: everything that is to be in the point, in manifest order, one lstat each.
+
+Depth first, names sorted as bytes, a folder before its children: memory holds the names of the folders on the way
+down, nothing else. `beat` is called for every folder. What cannot be read is a warning with its path. Sockets are passed over: they cannot be restored.
+How an entry compares with the parent is left to compare.py; the content of files, to content.py.
+
+A source that is a symbolic link to a folder is followed (its content is what was meant); links below are not.
+Folders above a source are entries of their own, marked as ancestors, so that a restore can make them as they were.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from repositories.engine.entries import is_below, order_key
+from repositories.engine.errors import SourceMissing, SourceRefused, SourceUnreadable, text
+from repositories.engine.observer import Observer
+from repositories.engine.patterns import Patterns
+
+ALWAYS_BELOW_ROOT = (b"/proc", b"/sys", b"/dev")  # the folders stay, what is in them is left out
+_IFMT, _IFDIR, _IFSOCK = 0o170000, stat.S_IFDIR, stat.S_IFSOCK
+
+
+class Stat(Protocol):
+    """What is used of os.stat_result."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_uid(self) -> int: ...
+    @property
+    def st_gid(self) -> int: ...
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_nlink(self) -> int: ...
+    @property
+    def st_ino(self) -> int: ...
+    @property
+    def st_dev(self) -> int: ...
+    @property
+    def st_rdev(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
+
+
+class AncestorStat(NamedTuple):
+    """A folder above a source: only what a restore sets, so that its comings and goings do not change the manifest."""
+
+    st_mode: int
+    st_uid: int
+    st_gid: int
+    st_ino: int
+    st_dev: int
+    st_size: int = 0
+    st_nlink: int = 1
+    st_rdev: int = 0
+    st_mtime_ns: int = 0
+    st_ctime_ns: int = 0
+
+
+class Found(NamedTuple):
+    """`folder` ends with a slash or is empty; folder + name is the path without the leading slash."""
+
+    folder: bytes
+    name: bytes
+    stat: Stat
+    ancestor: bool
+
+
+def clean_sources(sources: Iterable[bytes], refused: Iterable[bytes]) -> list[bytes]:
+    """Absolute, normalised, in manifest order, none inside another. Raises SourceMissing, SourceRefused, ..."""
+    paths = []
+    for source in sources:
+        if not source.startswith(b"/"):
+            raise SourceRefused(f"The source {text(source)} is not an absolute path.", path=text(source))
+        path = b"/" + os.path.normpath(source).lstrip(b"/")
+        _check_source(path, refused)
+        paths.append(path)
+    if not paths:
+        raise SourceMissing("There is no source: choose at least one folder.", path="")
+    chosen: list[bytes] = []
+    for path in sorted(set(paths), key=order_key):
+        if not chosen or not is_below(path[1:], chosen[-1][1:]):
+            chosen.append(path)
+    return chosen
+
+
+def _check_source(path: bytes, refused: Iterable[bytes]) -> None:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceMissing(
+            f"The source {text(path)} does not exist. Check the path, or whether its disk is mounted.", path=text(path)
+        ) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    real = os.path.realpath(path)
+    for folder in refused:
+        if is_below(real[1:], folder[1:]):
+            raise SourceRefused(
+                f"The source {text(path)} lies inside {text(folder)}, where backups are written; choose another one.",
+                path=text(path),
+            )
+    if stat.S_ISDIR(found.st_mode):
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+
+def _unreadable(path: bytes, error: OSError) -> SourceUnreadable:
+    reason = error.strerror or type(error).__name__
+    return SourceUnreadable(
+        f"The source {text(path)} cannot be read: {reason}. Check the rights of the user that runs the session.",
+        path=text(path),
+        reason=reason,
+    )
+
+
+class Walk:
+    """Iterates over Found. `sources` come from clean_sources(); `never` are absolute paths that are left out whole."""
+
+    def __init__(
+        self,
+        sources: list[bytes],
+        include: Patterns,
+        exclude: Patterns,
+        never: Iterable[bytes],
+        observer: Observer,
+        beat: Callable[[], None],
+    ) -> None:
+        self._sources, self._observer, self._beat = sources, observer, beat
+        self._include, self._exclude = include, exclude
+        self._never = _identify(never)
+        self._hollow = frozenset(path[1:] for path in ALWAYS_BELOW_ROOT if path not in sources)
+        self._ancestors: set[bytes] = set()
+
+    def __iter__(self) -> Iterator[Found]:
+        for source in self._sources:
+            yield from self._source(source)
+
+    def _source(self, source: bytes) -> Iterator[Found]:
+        path = source[1:]
+        if not path:
+            yield from self._folder(b"", False)
+            return
+        yield from self._above(path)
+        try:
+            found = os.stat(source)
+        except OSError as error:
+            self._warn_lost(path, error)
+            return
+        folder, _, name = path.rpartition(b"/")
+        yield Found(folder + b"/" if folder else b"", name, found, False)
+        if stat.S_ISDIR(found.st_mode):
+            yield from self._folder(path + b"/", False)
+
+    def _above(self, path: bytes) -> Iterator[Found]:
+        parts = path.split(b"/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            ancestor = b"/".join(parts[:depth])
+            if ancestor not in self._ancestors:
+                self._ancestors.add(ancestor)
+                folder = b"".join(part + b"/" for part in parts[: depth - 1])
+                above = os.stat(b"/" + ancestor)
+                only = AncestorStat(above.st_mode, above.st_uid, above.st_gid, above.st_ino, above.st_dev)
+                yield Found(folder, parts[depth - 1], only, True)
+
+    def _folder(self, folder: bytes, included: bool) -> Iterator[Found]:
+        """Everything below `folder`, without recursion: a tree may be deeper than Python's stack."""
+        filtering = bool(self._include) or bool(self._exclude)
+        waiting: list[Found] = []  # folders that are only kept if something below them is included
+        stack = [(folder, iter(self._names(folder)), included)]
+        while stack:
+            folder, names, included = stack[-1]
+            lstat, ifdir, ifsock, ifmt = os.lstat, _IFDIR, _IFSOCK, _IFMT
+            prefix = b"/" + folder
+            for name in names:
+                try:
+                    found = lstat(prefix + name)
+                except OSError as error:
+                    self._warn_lost(folder + name, error)
+                    continue
+                kind = found.st_mode & ifmt
+                if kind == ifsock:
+                    continue
+                inside = included
+                if filtering:
+                    path, is_folder = folder + name, kind == ifdir
+                    if self._exclude.match(path, name, is_folder):
+                        continue
+                    inside = included or not self._include or self._include.match(path, name, is_folder)
+                    if not inside:
+                        if not is_folder:
+                            continue
+                        if self._enterable(path, found):
+                            waiting.append(Found(folder, name, found, False))
+                            stack.append((path + b"/", iter(self._names(path + b"/")), False))
+                        break
+                    if waiting:
+                        yield from self._on_the_way(waiting, folder)
+                if kind != ifdir:
+                    yield Found(folder, name, found, False)
+                    continue
+                path = folder + name
+                if not self._enterable(path, found):
+                    if path in self._hollow:
+                        yield Found(folder, name, found, False)
+                    continue
+                yield Found(folder, name, found, False)
+                stack.append((path + b"/", iter(self._names(path + b"/")), inside))
+                break
+            else:
+                stack.pop()
+                if waiting and waiting[-1].folder + waiting[-1].name + b"/" == folder:
+                    waiting.pop()
+
+    def _on_the_way(self, waiting: list[Found], folder: bytes) -> Iterator[Found]:
+        yield from waiting
+        waiting.clear()
+
+    def _enterable(self, path: bytes, found: os.stat_result) -> bool:
+        return path not in self._hollow and (found.st_dev, found.st_ino) not in self._never
+
+    def _names(self, folder: bytes) -> list[bytes]:
+        self._beat()
+        try:
+            names = os.listdir(b"/" + folder)
+        except OSError as error:
+            self._warn_lost(folder.rstrip(b"/"), error, folder=True)
+            return []
+        names.sort()
+        return names
+
+    def _warn_lost(self, path: bytes, error: OSError, folder: bool = False) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            self._observer.warn("vanished", path, f"/{text(path)} vanished while the folder was read.")
+            return
+        what = "folder" if folder else "entry"
+        reason = error.strerror or type(error).__name__
+        self._observer.warn("unreadable", path, f"The {what} /{text(path)} cannot be read: {reason}.")
+
+
+def _identify(paths: Iterable[bytes]) -> set[tuple[int, int]]:
+    """Device and inode of each path that exists: a bind mount or a link does not lead round it."""
+    identities = set()
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue  # what does not exist cannot be walked into
+        identities.add((found.st_dev, found.st_ino))
+    return identities
