@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from jobs.models import Pin, Session, State
+from jobs.models import Pin, Session, SessionProgress, State
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,45 @@ def held_row(held: Claim) -> QuerySet[Session]:
 
 
 def expire() -> list[int]:
-    """End every running session whose lease ran out as interrupted; return their ids."""
+    """End every running session whose lease ran out; return their ids.
+
+    It is interrupted, but for one whose point was registered already: that one has done its work.
+    """
     late = Session.objects.filter(state=State.RUNNING, lease_until__lt=Now())
-    return [pk for pk in late.values_list("pk", flat=True) if _interrupt(pk)]
+    return [pk for pk in late.values_list("pk", flat=True) if _expire(pk)]
 
 
-def _interrupt(pk: int) -> bool:
+def _expire(pk: int) -> bool:
+    late = Session.objects.filter(pk=pk, state=State.RUNNING, lease_until__lt=Now())
     with transaction.atomic():
-        ended = Session.objects.filter(pk=pk, state=State.RUNNING, lease_until__lt=Now()).update(
+        if not (_has_done_its_work(late) or _interrupt(late)):
+            return False
+        Pin.objects.filter(session=pk).delete()
+        SessionProgress.objects.filter(session=pk).update(current_path="")
+        return True
+
+
+def _has_done_its_work(late: QuerySet[Session]) -> bool:
+    done = late.filter(written_point__isnull=False).exclude(result_code="")
+    without_warnings = done.filter(warnings=0).update(state=State.SUCCEEDED, ended_at=Now(), lease_until=None)
+    return bool(without_warnings or done.update(state=State.WARNING, ended_at=Now(), lease_until=None))
+
+
+def _interrupt(late: QuerySet[Session]) -> bool:
+    message = (
+        "The process that supervised this session fell silent: it was killed, or could not reach the database. "
+        "Nothing that it left unfinished counts; start the session again."
+    )
+    return bool(
+        late.update(
             state=State.INTERRUPTED,
             ended_at=Now(),
+            lease_until=None,
             result_code="lease-lost",
             result_params={},
-            result_message=(
-                "The process that supervised this session fell silent: it was killed, or could not reach the database. "
-                "Nothing that it left unfinished counts; start the session again."
-            ),
+            result_message=message,
         )
-        if ended:
-            Pin.objects.filter(session=pk).delete()
-        return ended == 1
+    )
 
 
 def _hold_points(session_id: int) -> None:
