@@ -6,6 +6,7 @@ What is allowed is decided in `people` and `roles`.
 from __future__ import annotations
 
 import zoneinfo
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -85,7 +86,7 @@ class PasswordForm(forms.Form):
 class NewAccountForm(PasswordForm):
     username = forms.CharField(label="Name", max_length=150, widget=forms.TextInput(attrs={"autocomplete": "off"}))
     time_zone = time_zone_field()
-    field_order = ("username", "password", "again", "time_zone")
+    field_order: Sequence[str] = ("username", "password", "again", "time_zone")
 
     def clean_username(self) -> str:
         name: str = self.cleaned_data["username"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from django.db import models
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
-from django.shortcuts import redirect, render, resolve_url
+from django.shortcuts import render, resolve_url
 from django.utils.cache import patch_vary_headers
 
 Response = TypeVar("Response", bound=HttpResponseBase)
@@ -36,7 +36,7 @@ def page_or_fragment(
 
 
 def vary_on_htmx(response: Response) -> Response:
-    patch_vary_headers(response, ("HX-Request", "HX-History-Restore-Request", "HX-Boosted"))  # type: ignore[arg-type]
+    patch_vary_headers(response, ("HX-Request", "HX-History-Restore-Request", "HX-Boosted"))
     return response
 
 
@@ -48,8 +48,9 @@ def no_store(response: Response) -> Response:
 
 def go_to(request: HttpRequest, to: str | models.Model, *args: object, **kwargs: object) -> HttpResponse:
     """Send the browser to another page (`to` as for `redirect`), also out of an htmx request."""
+    url = resolve_url(to, *args, **kwargs)
     if request.headers.get("HX-Request") != "true":
-        return redirect(to, *args, **kwargs)
+        return HttpResponseRedirect(url)
     response = HttpResponse(status=200)
-    response["HX-Redirect"] = resolve_url(to, *args, **kwargs)
+    response["HX-Redirect"] = url
     return response

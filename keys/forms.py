@@ -47,7 +47,8 @@ class NameForm(forms.Form):
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
-        others = PasswordRecord.objects.exclude(pk=self.record.pk if self.record else None)
+        records = PasswordRecord.objects.all()
+        others = records.exclude(pk=self.record.pk) if self.record else records
         if others.filter(name__iexact=name).exists():
             raise ValidationError("Another password has this name.")
         return name

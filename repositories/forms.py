@@ -53,7 +53,7 @@ class RepositoryForm(forms.Form):
         return path
 
     def others(self) -> QuerySet[Repository]:
-        return Repository.objects.exclude(pk=self.repository.pk if self.repository else None)
+        return Repository.objects.exclude(pk=self.repository.pk) if self.repository else Repository.objects.all()
 
 
 def clean_path(typed: str) -> str:

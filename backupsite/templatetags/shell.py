@@ -63,7 +63,7 @@ MENU: tuple[tuple[str, tuple[Item, ...]], ...] = (
 def menu(context: Context) -> dict[str, Any]:
     """{% menu %}: the groups of links that this person may follow."""
     request = context.get("request")
-    return {"groups": groups(context.get("rights", frozenset()), request.path if request else "/")}
+    return {"groups": groups(context.get("rights") or frozenset(), request.path if request else "/")}
 
 
 def groups(rights: frozenset[str], page: str) -> list[tuple[str, list[Link]]]:
