@@ -25,6 +25,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("audit/", views_audit.audit_list, name="audit_list"),
     path("settings/", views.settings, name="settings"),
     path("", include("keys.urls")),
+    path("", include("jobs.urls")),
     path("", include("jobs.urls_places")),
     path("", include("repositories.urls")),
 ]
