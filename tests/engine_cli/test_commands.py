@@ -1,0 +1,445 @@
+"""Every command, exit code and refusal of the engine's command line, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.engine_cli.conftest import Ended, Engine, Facts
+
+FactsOf = Callable[[Path], Facts]
+
+
+def restored_at(into: Path, tree: Path) -> Path:
+    """Sources stand at their absolute path without the leading slash."""
+    return into / tree.relative_to("/")
+
+
+def files_of(repository: Path) -> list[Path]:
+    """The backup files by chain and sequence."""
+    return sorted((path for path in repository.rglob("*") if path.is_file()), key=lambda path: int(path.name))
+
+
+def refused(ended: Ended, code: str) -> None:
+    assert ended.code == 2, ended.stderr
+    assert ended.result["error"]["code"] == code
+    assert ended.stderr.startswith("error: ") or "\nerror: " in ended.stderr
+
+
+class TestBackupAndRecover:
+    def test_a_plain_tree_comes_back_as_it_was(
+        self, engine: Engine, tree: Path, tmp_path: Path, facts_of: FactsOf
+    ) -> None:
+        written = engine("backup", tree, "--to", tmp_path / "repository")
+        assert written.code == 0, written.stderr
+        assert (written.result["number"], written.result["kind"]) == (1, "full")
+        assert written.result["encrypted"] is False
+        recovered = engine("recover", tmp_path / "repository", "--into", tmp_path / "into")
+        assert recovered.code == 0, recovered.stderr
+        assert facts_of(restored_at(tmp_path / "into", tree)) == facts_of(tree)
+        assert recovered.result["links"] == 1
+
+    def test_an_encrypted_chain_point_by_point(
+        self, engine: Engine, tree: Path, tmp_path: Path, facts_of: FactsOf
+    ) -> None:
+        repository, password = tmp_path / "repository", engine.password_file("secret\n")
+        states = []
+        for number in (1, 2, 3):
+            (tree / "docs" / f"new {number}").write_text(f"new {number}")
+            (tree / "docs" / "a.txt").write_text("changed " * number)
+            states.append(facts_of(tree))
+            written = engine("backup", tree, "--to", repository, "--password-file", password)
+            assert written.code == 0, written.stderr
+            assert written.result["kind"] == ("full" if number == 1 else "incremental")
+            assert written.result["number"] == number
+            assert written.result["encrypted"] is True
+        for number, state in enumerate(states, start=1):
+            into = tmp_path / f"into {number}"
+            arguments = ("recover", repository, "--into", into, "--point", str(number), "--password-file", password)
+            assert engine(*arguments).code == 0
+            assert facts_of(restored_at(into, tree)) == state
+        newest = tmp_path / "newest"
+        assert engine("recover", repository, "--into", newest, "--password-file", password).result["number"] == 3
+        assert facts_of(restored_at(newest, tree)) == states[2]
+        content = b"".join(path.read_bytes() for path in files_of(repository))
+        assert b"a.txt" not in content
+        assert b"changed" not in content
+
+    def test_a_selection(self, engine: Engine, tree: Path, tmp_path: Path, facts_of: FactsOf) -> None:
+        repository, into = tmp_path / "repository", tmp_path / "into"
+        engine("backup", tree, "--to", repository)
+        recovered = engine("recover", repository, tree / "docs" / "deep", str(tree / "link")[1:], "--into", into)
+        assert recovered.code == 0, recovered.stderr
+        found = facts_of(restored_at(into, tree))
+        whole = facts_of(tree)
+        assert set(found) == {b".", b"docs", b"docs/deep", b"docs/deep/b.bin", b"link"}
+        assert all(found[path] == whole[path] for path in found)
+
+    def test_a_hard_link_whose_first_name_is_not_selected(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        repository, into = tmp_path / "repository", tmp_path / "into"
+        engine("backup", tree, "--to", repository)
+        assert engine("recover", repository, tree / "docs" / "same as a", "--into", into).code == 0
+        assert (restored_at(into, tree) / "docs" / "same as a").read_bytes() == b"first\n"
+
+    def test_a_file_of_the_chain_alone(self, engine: Engine, tree: Path, tmp_path: Path, facts_of: FactsOf) -> None:
+        repository, password = tmp_path / "repository", engine.password_file("secret")
+        engine("backup", tree, "--to", repository, "--password-file", password)
+        recovered = engine("recover", files_of(repository)[0], "--into", tmp_path / "i", "--password-file", password)
+        assert recovered.code == 0, recovered.stderr
+        assert facts_of(restored_at(tmp_path / "i", tree)) == facts_of(tree)
+
+    def test_several_sources_and_a_single_file(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        single = tmp_path / "single.txt"
+        single.write_text("single")
+        assert engine("backup", tree / "docs", single, "--to", tmp_path / "repository").code == 0
+        assert engine("recover", tmp_path / "repository", "--into", tmp_path / "into").code == 0
+        assert restored_at(tmp_path / "into", single).read_text() == "single"
+        assert (restored_at(tmp_path / "into", tree) / "docs" / "script").exists()
+        assert not (restored_at(tmp_path / "into", tree) / "nothing").exists()
+
+    def test_a_sparse_file_stays_sparse(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        engine("backup", tree, "--to", tmp_path / "repository")
+        engine("recover", tmp_path / "repository", "--into", tmp_path / "into")
+        facts = (restored_at(tmp_path / "into", tree) / "sparse").stat()
+        assert facts.st_size == (5 << 20) + 3
+        assert facts.st_blocks * 512 < 1 << 20
+
+    @pytest.mark.parametrize("level", ["none", "fast", "balanced", "strong"])
+    def test_every_level(self, engine: Engine, tree: Path, tmp_path: Path, facts_of: FactsOf, level: str) -> None:
+        assert engine("backup", tree, "--to", tmp_path / "repository", "--level", level).code == 0
+        assert engine("recover", tmp_path / "repository", "--into", tmp_path / "into").code == 0
+        assert facts_of(restored_at(tmp_path / "into", tree)) == facts_of(tree)
+
+    def test_a_full_on_request_stays_in_the_chain(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        first = engine("backup", tree, "--to", tmp_path / "repository")
+        second = engine("backup", tree, "--to", tmp_path / "repository", "--full")
+        assert (second.result["kind"], second.result["reason"]) == ("full", "active-full")
+        assert (second.result["chain_id"], second.result["sequence"]) == (first.result["chain_id"], 2)
+
+    def test_a_repository_inside_the_source_is_left_out(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        repository = tree / "backups"
+        assert engine("backup", tree, "--to", repository).code == 0
+        again = engine("backup", tree, "--to", repository)
+        assert again.code == 0
+        assert again.result["source_bytes"] < 6 << 20
+        engine("recover", repository, "--into", tmp_path / "into")
+        assert not list((restored_at(tmp_path / "into", tree) / "backups").glob("*/*"))
+
+
+class TestExisting:
+    @pytest.mark.parametrize(
+        ("existing", "content", "also"),
+        [("skip", "mine", None), ("overwrite", "first\n", None), ("rename", "mine", "first\n")],
+    )
+    def test_each_policy(
+        self, engine: Engine, tree: Path, tmp_path: Path, existing: str, content: str, also: str | None
+    ) -> None:
+        engine("backup", tree / "docs", "--to", tmp_path / "repository")
+        docs = restored_at(tmp_path / "into", tree) / "docs"
+        docs.mkdir(parents=True)
+        (docs / "a.txt").write_text("mine")
+        recovered = engine("recover", tmp_path / "repository", "--into", tmp_path / "into", "--existing", existing)
+        assert recovered.code == 0, recovered.stderr
+        assert (docs / "a.txt").read_text() == content
+        assert (docs / "a (restored).txt").exists() is (also is not None)
+        if also:
+            assert (docs / "a (restored).txt").read_text() == also
+        assert recovered.result["skipped"] == (1 if existing == "skip" else 0)
+        assert (docs / "script").exists()
+
+    @pytest.mark.parametrize("existing", ["skip", "overwrite", "rename"])
+    def test_a_link_planted_in_the_target(self, engine: Engine, tree: Path, tmp_path: Path, existing: str) -> None:
+        engine("backup", tree, "--to", tmp_path / "repository")
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        place = restored_at(tmp_path / "into", tree)
+        place.mkdir(parents=True)
+        (place / "docs").symlink_to(outside)
+        recovered = engine("recover", tmp_path / "repository", "--into", tmp_path / "into", "--existing", existing)
+        assert os.listdir(outside) == []
+        assert recovered.code == (1 if existing == "skip" else 0)
+        assert bool(recovered.result["failed_count"]) is (existing == "skip")
+
+
+class TestPasswords:
+    def test_a_changed_password(self, engine: Engine, tree: Path, tmp_path: Path, facts_of: FactsOf) -> None:
+        """The newest password opens everything; an older file alone needs its own."""
+        repository = tmp_path / "repository"
+        old, new = engine.password_file("old"), engine.password_file("new")
+        assert engine("backup", tree, "--to", repository, "--password-file", old).code == 0
+        refused(engine("backup", tree, "--to", repository, "--password-file", new), "password-change-unproven")
+        assert len(files_of(repository)) == 1
+        wrong = engine.password_file("neither")
+        ended = engine("backup", tree, "--to", repository, "--password-file", new, "--previous-password-file", wrong)
+        refused(ended, "password-change-unproven")
+        ended = engine("backup", tree, "--to", repository, "--password-file", new, "--previous-password-file", old)
+        assert ended.code == 0, ended.stderr
+        assert (ended.result["kind"], ended.result["reason"]) == ("incremental", "key-changed")
+        (tree / "later").write_text("later")
+        third = engine("backup", tree, "--to", repository, "--password-file", new)
+        assert (third.result["kind"], third.result["reason"]) == ("incremental", "changes-since-parent")
+
+        listed = engine("list", repository, "--password-file", new)
+        assert listed.code == 0
+        assert [point["kind"] for point in listed.result["points"]] == ["full", "incremental", "incremental"]
+        first_file = files_of(repository)[0]
+        for number in ("1", "2", "3"):
+            arguments = ("recover", repository, "--into", tmp_path / number, "--point", number, "--password-file", new)
+            assert engine(*arguments).code == 0
+        assert facts_of(restored_at(tmp_path / "3", tree)) == facts_of(tree)
+        refused(engine("recover", first_file, "--into", tmp_path / "x", "--password-file", new), "cannot-unwrap")
+        assert engine("recover", first_file, "--into", tmp_path / "y", "--password-file", old).code == 0
+        refused(engine("recover", repository, "--into", tmp_path / "z", "--password-file", old), "cannot-unwrap")
+        partly = engine("list", repository, "--password-file", old)
+        assert partly.code == 1
+        assert ["problem" in point for point in partly.result["points"]] == [False, True, True]
+
+    def test_without_a_password_an_encrypted_folder_is_refused(
+        self, engine: Engine, tree: Path, tmp_path: Path
+    ) -> None:
+        repository, password = tmp_path / "repository", engine.password_file("secret")
+        engine("backup", tree, "--to", repository, "--password-file", password)
+        refused(engine("backup", tree, "--to", repository), "password-needed")
+        refused(engine("list", repository), "password-needed")
+        refused(engine("verify", repository), "password-needed")
+        refused(engine("recover", repository, "--into", tmp_path / "into"), "password-needed")
+        refused(engine("recover", files_of(repository)[0], "--into", tmp_path / "into"), "password-needed")
+        assert len(files_of(repository)) == 1
+        assert not (tmp_path / "into").exists()
+
+    def test_encryption_enabled_and_disabled(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        repository, password = tmp_path / "repository", engine.password_file("secret")
+        with_password = ("--password-file", password)
+        first = engine("backup", tree, "--to", repository)
+        second = engine("backup", tree, "--to", repository, *with_password)
+        assert (second.result["kind"], second.result["reason"]) == ("full", "encryption-enabled")
+        assert second.result["chain_id"] != first.result["chain_id"]
+        third = engine("backup", tree, "--to", repository, "--plain")
+        assert (third.result["kind"], third.result["reason"]) == ("full", "encryption-disabled")
+        assert [first.result["number"], second.result["number"], third.result["number"]] == [1, 2, 3]
+        listed = engine("list", repository, *with_password)
+        assert [point["encrypted"] for point in listed.result["points"]] == [False, True, False]
+
+    def test_a_plain_point_is_no_answer_to_a_password(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        repository, password = tmp_path / "repository", engine.password_file("secret")
+        engine("backup", tree, "--to", repository)
+        arguments = ("recover", repository, "--into", tmp_path / "into", "--password-file", password)
+        refused(engine(*arguments), "plain-refused")
+        assert not (tmp_path / "into").exists()
+        assert engine(*arguments, "--plain").code == 0
+
+    def test_plain_points_of_an_encrypted_folder(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        repository, password = tmp_path / "repository", engine.password_file("secret")
+        engine("backup", tree, "--to", repository)
+        engine("backup", tree, "--to", repository, "--password-file", password)
+        refused(engine("recover", repository, "--into", tmp_path / "a", "--point", "1"), "password-needed")
+        assert engine("recover", repository, "--into", tmp_path / "a", "--point", "1", "--plain").code == 0
+        refused(engine("recover", repository, "--into", tmp_path / "b", "--plain"), "cannot-unwrap")
+
+    @pytest.mark.parametrize(
+        ("written_with", "read_with", "opens"),
+        [
+            ("secret\n", "secret", True),
+            ("secret\r\n", "secret", True),
+            ("secret\n\n", "secret", False),
+            ("secret \n", "secret", False),
+            ("e\u0301te\u0301", "\u00e9t\u00e9", True),
+        ],
+    )
+    def test_the_bytes_of_a_password_file(
+        self, engine: Engine, tree: Path, tmp_path: Path, written_with: str, read_with: str, opens: bool
+    ) -> None:
+        repository = tmp_path / "repository"
+        engine("backup", tree, "--to", repository, "--password-file", engine.password_file(written_with))
+        listed = engine("list", repository, "--password-file", engine.password_file(read_with))
+        assert listed.code == (0 if opens else 2)
+
+    @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe"])
+    def test_an_unusable_password_file(self, engine: Engine, tree: Path, tmp_path: Path, content: bytes) -> None:
+        password = engine.password_file(content)
+        refused(engine("backup", tree, "--to", tmp_path / "r", "--password-file", password), "bad-password")
+        assert not (tmp_path / "r").exists()
+
+    def test_a_missing_password_file(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        ended = engine("backup", tree, "--to", tmp_path / "r", "--password-file", tmp_path / "none")
+        refused(ended, "password-file-unreadable")
+        assert str(tmp_path / "none") in ended.stderr
+
+    def test_plain_and_a_password_contradict_each_other(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        password = engine.password_file("secret")
+        ended = engine("backup", tree, "--to", tmp_path / "r", "--password-file", password, "--plain")
+        refused(ended, "contradiction")
+
+
+class TestReaders:
+    def test_list_for_people(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        engine("backup", tree, "--to", tmp_path / "repository")
+        engine("backup", tree, "--to", tmp_path / "repository")
+        listed = engine("list", tmp_path / "repository", as_json=False)
+        lines = listed.stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["1", "2"]
+        assert "full" in lines[0]
+        assert "incremental" in lines[1]
+
+    def test_inspect_needs_no_key_and_tells_no_names(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        password = engine.password_file("secret")
+        written = engine("backup", tree, "--to", tmp_path / "repository", "--password-file", password)
+        ended = engine("inspect", files_of(tmp_path / "repository")[0])
+        assert ended.code == 0
+        assert ended.result["encrypted"] is True
+        assert ended.result["chain_id"] == written.result["chain_id"]
+        assert [slot["kind"] for slot in ended.result["slots"]] == ["password"]
+        assert ended.result["slots"][0]["kdf"]["memory_kib"] >= 65536
+        assert "a.txt" not in ended.stdout
+
+    def test_verify_sound(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        password = engine.password_file("secret")
+        for _ in range(2):
+            engine("backup", tree, "--to", tmp_path / "repository", "--password-file", password)
+        whole = engine("verify", tmp_path / "repository", "--password-file", password)
+        assert whole.code == 0, whole.stdout + whole.stderr
+        assert [point["exit_code"] for point in whole.result["points"]] == [0, 0]
+        one = engine("verify", files_of(tmp_path / "repository")[0], "--password-file", password)
+        assert (one.code, one.result["sound"]) == (0, True)
+
+    @pytest.mark.parametrize("encrypted", [True, False])
+    def test_damage_is_named_and_the_rest_is_recovered(
+        self, engine: Engine, tree: Path, tmp_path: Path, encrypted: bool
+    ) -> None:
+        """Two incompressible files in blocks of their own; one byte of the first block is turned."""
+        for name in ("first", "second"):
+            (tree / name).write_bytes(os.urandom(9 << 20))
+        password = ["--password-file", str(engine.password_file("secret"))] if encrypted else []
+        engine("backup", tree, "--to", tmp_path / "repository", "--level", "none", *password)
+        file = files_of(tmp_path / "repository")[0]
+        needle = (tree / "first").read_bytes()[5 << 20 : (5 << 20) + 64]
+        content = bytearray(file.read_bytes())
+        position = len(content) // 4 if encrypted else content.index(needle)
+        content[position] ^= 1
+        file.write_bytes(content)
+
+        verified = engine("verify", tmp_path / "repository", *password)
+        assert verified.code == 2
+        assert verified.result["sound"] is False
+        damaged = verified.result["points"][0]["damaged_files"]
+        assert damaged
+        recovered = engine("recover", tmp_path / "repository", "--into", tmp_path / "into", *password)
+        assert recovered.code == 2
+        assert {"/" + failure["path"].lstrip("/") for failure in recovered.result["failed"]} == {
+            "/" + path.lstrip("/") for path in damaged
+        }
+        place = restored_at(tmp_path / "into", tree)
+        whole = [name for name in ("first", "second") if (place / name).exists()]
+        assert len(whole) == 1
+        assert (place / whole[0]).read_bytes() == (tree / whole[0]).read_bytes()
+        assert (place / "link").is_symlink()
+        assert not [path for path in place.rglob(".backupsite*")]
+
+    def test_a_truncated_and_a_foreign_file(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        password = engine.password_file("secret")
+        engine("backup", tree, "--to", tmp_path / "repository", "--password-file", password)
+        file = files_of(tmp_path / "repository")[0]
+        file.write_bytes(file.read_bytes()[:-100])
+        assert engine("verify", file, "--password-file", password).code == 2
+        refused(engine("recover", file, "--into", tmp_path / "into", "--password-file", password), "corrupt-file")
+        file.write_bytes(b"not a backup file at all")
+        assert engine("inspect", file).code == 2
+        assert engine("recover", file, "--into", tmp_path / "into", "--password-file", password).code == 2
+        assert not list((tmp_path / "into").rglob("*"))
+
+
+class TestRefusals:
+    def test_a_missing_source(self, engine: Engine, tmp_path: Path) -> None:
+        refused(engine("backup", tmp_path / "none", "--to", tmp_path / "r"), "source-missing")
+        assert not files_of(tmp_path / "r")
+
+    def test_a_source_inside_the_repository(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        engine("backup", tree, "--to", tmp_path / "r")
+        (tmp_path / "r" / "mine").mkdir()
+        refused(engine("backup", tmp_path / "r" / "mine", "--to", tmp_path / "r"), "source-refused")
+
+    @pytest.mark.parametrize("command", ["list", "verify"])
+    def test_a_folder_without_points(self, engine: Engine, tmp_path: Path, command: str) -> None:
+        refused(engine(command, tmp_path / "none"), "no-points")
+        (tmp_path / "empty").mkdir()
+        refused(engine(command, tmp_path / "empty"), "no-points")
+
+    def test_a_number_that_is_not_there(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        engine("backup", tree, "--to", tmp_path / "r")
+        for number in ("0", "2", "-1"):
+            refused(engine("recover", tmp_path / "r", "--into", tmp_path / "i", "--point", number), "no-such-point")
+
+    def test_a_path_that_is_not_in_the_point(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        engine("backup", tree, "--to", tmp_path / "r")
+        ended = engine("recover", tmp_path / "r", tree / "never was", "--into", tmp_path / "i")
+        refused(ended, "nothing-to-restore")
+        assert "never was" in ended.stderr
+
+    def test_a_target_that_is_a_file(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        engine("backup", tree, "--to", tmp_path / "r")
+        refused(engine("recover", tmp_path / "r", "--into", tree / "nothing"), "bad-target")
+
+    def test_a_repository_that_is_a_file(self, engine: Engine, tree: Path) -> None:
+        assert engine("backup", tree, "--to", tree / "nothing").code == 2
+        assert (tree / "nothing").read_bytes() == b""
+
+    @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["backup"], ["backup", "x"], ["recover", "x"]])
+    def test_what_makes_no_sense(self, engine: Engine, arguments: list[str]) -> None:
+        ended = engine(*arguments, as_json=False)
+        assert ended.code == 2
+        assert "usage:" in ended.stderr
+
+    def test_a_missing_file_of_the_chain(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
+        """Nothing can be built on such a chain: the next point is a full of a new one, and says why."""
+        for number in range(3):
+            (tree / "docs" / f"more {number}").write_bytes(os.urandom(100_000))
+            engine("backup", tree, "--to", tmp_path / "r")
+        files_of(tmp_path / "r")[1].unlink()
+        ended = engine("backup", tree, "--to", tmp_path / "r")
+        assert (ended.result["kind"], ended.result["reason"]) == ("full", "chain-damaged")
+        assert ended.result["number"] == 3
+        assert engine("recover", tmp_path / "r", "--into", tmp_path / "into").code == 0
+
+
+def test_ctrl_c_stops_cleanly(engine: Engine, tmp_path: Path) -> None:
+    """The source is a folder with far more than is read before the signal comes; nothing may stay of the point."""
+    source = tmp_path / "large"
+    source.mkdir()
+    block = os.urandom(1 << 20)
+    with (source / "data").open("wb") as file:
+        for number in range(1500):
+            file.write(number.to_bytes(8, "big") + block)
+    repository = tmp_path / "repository"
+    command = engine.command("backup", source, "--to", repository, "--level", "strong", "--json")
+    process = subprocess.Popen(command, env=engine.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not [path for path in repository.rglob("*") if path.is_file()] and process.poll() is None:
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    shutil.rmtree(source)
+    assert process.returncode == 2, stderr
+    assert b'"cancelled"' in stdout
+    assert b"Traceback" not in stderr
+    assert not any(path.is_file() for path in repository.rglob("*"))
+
+
+def test_what_a_killed_backup_left_is_removed_by_the_next(engine: Engine, tree: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    (tree / "large").write_bytes(os.urandom(64 << 20))
+    process = subprocess.Popen(engine.command("backup", tree, "--to", repository), env=engine.environment())
+    deadline = time.monotonic() + 30
+    while not [path for path in repository.rglob("*") if path.is_file()] and process.poll() is None:
+        assert time.monotonic() < deadline
+    process.kill()
+    process.wait()
+    (tree / "large").unlink()
+    assert engine("backup", tree, "--to", repository).code == 0
+    assert all(path.name.isdigit() for path in repository.rglob("*") if path.is_file())
