@@ -340,7 +340,7 @@ class TestReaders:
         assert len(whole) == 1
         assert (place / whole[0]).read_bytes() == (tree / whole[0]).read_bytes()
         assert (place / "link").is_symlink()
-        assert not [path for path in place.rglob(".backupsite*")]
+        assert not list(place.rglob(".backupsite*"))
 
     def test_a_truncated_and_a_foreign_file(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
         password = engine.password_file("secret")
