@@ -7,18 +7,15 @@ in `schedule`, what stays in `retention`.
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-from backupsite.roles import AnyUser, Right, visible
+from backupsite.roles import AnyUser, visible
 from keys.models import PasswordRecord
 from repositories.models import Chain, Kind, Repository, RestorePoint
-
-if TYPE_CHECKING:
-    from django.db.models.manager import RelatedManager
 
 
 class ProxyQuerySet(models.QuerySet["Proxy"]):
@@ -95,10 +92,6 @@ class Job(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = JobQuerySet.as_manager()
-    if TYPE_CHECKING:
-        job_chains: RelatedManager[JobChain]
-        sessions: RelatedManager[Session]
-        due_times: RelatedManager[DueTime]
 
     class Meta:
         ordering = ["name"]
@@ -174,6 +167,7 @@ class DueTime(models.Model):
     class Meta:
         ordering = ["-due_at"]
         constraints = [models.UniqueConstraint(fields=["job", "due_at"], name="one_row_a_due_time")]
+        indexes = [models.Index(fields=["state"], condition=Q(state="due"), name="due_times_open")]
 
     def __str__(self) -> str:
         return f"{self.job} due at {self.due_at:%Y-%m-%d %H:%M} UTC ({self.state})"
@@ -255,9 +249,6 @@ class Session(models.Model):
     warnings = models.PositiveIntegerField(default=0)
 
     objects = SessionQuerySet.as_manager()
-    if TYPE_CHECKING:
-        progress: SessionProgress
-        log_lines: RelatedManager[LogLine]
 
     class Meta:
         ordering = ["-created_at", "-id"]

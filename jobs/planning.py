@@ -173,9 +173,13 @@ RULES = (
 
 def plan(situation: Situation) -> Plan:
     """Return what the next session writes. Raises PlanRefused where it may write nothing."""
-    if situation.requires_encryption and situation.key is None:
+    if refused(situation):
         raise PlanRefused(Refusal.VAULT_REFUSES_PLAIN, {"repository": situation.repository_name})
     return answer(situation)
+
+
+def refused(situation: Situation) -> bool:
+    return situation.requires_encryption and situation.key is None
 
 
 def answer(situation: Situation) -> Plan:

@@ -7,15 +7,11 @@ restore point does with a version is known in `jobs` and `repositories`, which r
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import models
 
 from backupsite.roles import AnyUser, Right, visible
-
-if TYPE_CHECKING:
-    from django.db.models.manager import RelatedManager
 
 
 class PasswordRecordQuerySet(models.QuerySet["PasswordRecord"]):
@@ -31,8 +27,6 @@ class PasswordRecord(models.Model):
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
 
     objects = PasswordRecordQuerySet.as_manager()
-    if TYPE_CHECKING:
-        versions: RelatedManager[PasswordVersion]
 
     class Meta:
         ordering = ["name"]

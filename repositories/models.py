@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from django.db import models
 
 from backupsite.roles import AnyUser, visible
 from keys.models import PasswordVersion
-
-if TYPE_CHECKING:
-    from django.db.models.manager import RelatedManager
 
 
 class RepositoryQuerySet(models.QuerySet["Repository"]):
@@ -34,8 +30,6 @@ class Repository(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = RepositoryQuerySet.as_manager()
-    if TYPE_CHECKING:
-        chains: RelatedManager[Chain]
 
     class Meta:
         ordering = ["name"]
@@ -65,8 +59,6 @@ class Chain(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ChainQuerySet.as_manager()
-    if TYPE_CHECKING:
-        points: RelatedManager[RestorePoint]
 
     class Meta:
         ordering = ["created_at", "pk"]
@@ -121,9 +113,6 @@ class RestorePoint(models.Model):
     file_key_sealed = models.BinaryField(null=True, help_text="The file key under the instance key; null for a plain point.")
 
     objects = RestorePointQuerySet.as_manager()
-    if TYPE_CHECKING:
-        children: RelatedManager[RestorePoint]
-        slots: RelatedManager[Slot]
 
     class Meta:
         ordering = ["chain", "sequence"]

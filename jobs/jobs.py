@@ -1,0 +1,143 @@
+"""What an administrator does with a job: save it, delete it, ask for a full or a new chain, decide about an old chain.
+
+Saving computes the planner's answer again with the row locked and refuses if it is not the one that was shown. Who may
+do this, and what the audit says of it, is decided in the views; what the next session writes, in `jobs.planning`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from django.db import transaction
+
+from jobs.admission import WRITERS, database_now
+from jobs.due import record_due_times, schedule_of
+from jobs.models import Encryption, Job, JobChainState, Session
+from jobs.planning import Plan, digest, plan, refused
+from jobs.situation import situation_of
+from keys.sealing import vouch_for
+
+OldChainAnswer = Literal["keep", "detach", "delete"]
+
+# What a form saves; everything else on the row belongs to the sessions and to the schedule.
+EDITED = (
+    "name",
+    "proxy",
+    "sources",
+    "include",
+    "exclude",
+    "repository",
+    "level",
+    "encryption",
+    "password",
+    "encryption_off_reason",
+    "schedule_kind",
+    "schedule_time",
+    "schedule_weekdays",
+    "time_zone",
+    "keep_points",
+)
+
+
+class AnswerChanged(Exception):
+    """What the next session would write is not what the form showed: `plan` is the answer now, None a refusal."""
+
+    def __init__(self, plan: Plan | None) -> None:
+        now = f"{plan.kind}, {plan.reason}" if plan else "nothing, with these settings"
+        super().__init__(f"The next session would now write: {now}. Look at it, then save again.")
+        self.plan = plan
+
+
+class EditedMeanwhile(Exception):
+    """Somebody else saved or deleted the job since the form was opened."""
+
+
+class ReasonNeeded(Exception):
+    """Encryption is not disabled without a reason."""
+
+
+class JobBusy(Exception):
+    """The job has a session that waits to write, or writes: stop it first."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(f"{session} is {session.state}: stop it first.")
+        self.session = session
+
+
+@transaction.atomic
+def save_job(job: Job, *, expected_version: int | None, digest: str) -> Job:
+    """Save what a form put on `job`, new or not; return the row as it stands then.
+
+    `digest` is that of the answer that was shown. Raises EditedMeanwhile (also when `expected_version` is not the
+    row's), AnswerChanged, ReasonNeeded, and PlanRefused where a repository takes encrypted backups only.
+    """
+    row = _locked(job, expected_version) if job.pk else Job()
+    before = (schedule_of(row), row.encryption) if job.pk else None
+    now = database_now()
+    if before and schedule_of(job) != before[0]:
+        record_due_times(row, now)  # what was due under the old schedule is settled by it
+    for name in EDITED:
+        setattr(row, name, getattr(job, name))
+    _check_answer(row, digest)
+    _check_reason(row, was_encrypted=before is not None and before[1] != Encryption.OFF)
+    if before is None or schedule_of(row) != before[0]:
+        row.schedule_since = now
+    row.version += 1 if job.pk else 0
+    row.save()
+    row.protection_proof = vouch_for(row, "protection_proof", row.protection())
+    row.save(update_fields=["protection_proof"])
+    return row
+
+
+def _locked(job: Job, expected_version: int | None) -> Job:
+    row = Job.objects.select_for_update().filter(pk=job.pk).first()
+    if row is None or row.version != expected_version:
+        raise EditedMeanwhile(f"{job.name} was changed or deleted by somebody else.")
+    return row
+
+
+def _check_answer(row: Job, shown: str) -> None:
+    situation = situation_of(row)
+    if digest(situation) != shown:
+        raise AnswerChanged(None if refused(situation) else plan(situation))
+    plan(situation)  # raises PlanRefused
+
+
+def _check_reason(row: Job, *, was_encrypted: bool) -> None:
+    if row.encryption != Encryption.OFF:
+        row.encryption_off_reason = ""
+    elif was_encrypted and not row.encryption_off_reason.strip():
+        raise ReasonNeeded(f"Say why {row.name} is no longer to be encrypted.")
+
+
+@transaction.atomic
+def delete_job(job: Job) -> None:
+    """Delete a job; its chains stay in the catalogue and can be restored. Raises JobBusy."""
+    Job.objects.select_for_update().filter(pk=job.pk).first()
+    active = Session.objects.active().filter(job=job, kind__in=WRITERS).first()
+    if active is not None:
+        raise JobBusy(active)
+    Job.objects.filter(pk=job.pk).delete()
+
+
+def request_full(job: Job) -> None:
+    """Let the next session write an active full."""
+    Job.objects.filter(pk=job.pk).update(full_requested=True)
+
+
+def start_new_chain(job: Job) -> None:
+    """Let the next session start a new chain; the one until now stays under the job's retention."""
+    Job.objects.filter(pk=job.pk).update(new_chain_requested=True)
+
+
+@transaction.atomic
+def answer_old_chain(job: Job, answer: OldChainAnswer) -> int:
+    """Settle what becomes of the job's unencrypted chains once it is encrypted; return how many there are.
+
+    keep: retention removes them. detach: they leave the job's retention now. delete: they go once an encrypted full of
+    their successor succeeded without warnings and was verified (see `jobs.pruning`).
+    """
+    links = job.job_chains.filter(chain__encrypted=False).exclude(state=JobChainState.DETACHED)
+    if answer == "detach":
+        return links.update(state=JobChainState.DETACHED, delete_after_full=False)
+    return links.update(delete_after_full=answer == "delete")
