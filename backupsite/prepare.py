@@ -5,6 +5,7 @@ Run by one process at a time (an advisory lock), as often as one likes; the seco
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,24 @@ from django.db.migrations.executor import MigrationExecutor
 
 from backupsite import first_admin
 
+AGAIN_SECONDS = 0.1
 LOCK_NUMBER = 0x6261636B757073  # "backups"
 
 
 class PrepareError(Exception):
     """The console cannot start. str() is one line."""
+
+
+def wait_for_database(timeout_seconds: float) -> None:
+    """Return when the database answers, or the time is over: what comes next then says why."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        try:
+            connection.ensure_connection()
+        except OperationalError:
+            time.sleep(AGAIN_SECONDS)
+        else:
+            return
 
 
 def prepare(admin_password: str | None, origin: str) -> str | None:

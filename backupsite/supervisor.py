@@ -59,13 +59,12 @@ class Child:
     started_at: float = 0.0
     delay_seconds: float = 0.0
     due_at: float = 0.0
-    pid_file: str = "-"  # written before the program starts, for programs that write none when they work
 
     def start(self) -> None:
         command = [sys.executable, str(MANAGE), *self.arguments]
         prefix = [sys.executable, "-I", "-S", str(postgres.LAUNCH), str(os.getpid()), str(int(signal.SIGTERM)), "-"]
         self.popen = subprocess.Popen(
-            [*prefix, self.pid_file, *command],
+            [*prefix, "-", *command],
             stdin=subprocess.DEVNULL,
             pass_fds=self.pass_fds,
             env=os.environ | self.environment,
@@ -134,7 +133,7 @@ class Supervisor:
         self.leave_if_asked()
         link = prepare.prepare(self.config.admin_password, self.config.public_origin)
         self.leave_if_asked()
-        self.children = children_of(self.config, listener.fileno())
+        self.children = children_of(listener.fileno())
         for child in self.children:
             child.start()
         self.wait_until_healthy()
@@ -225,12 +224,12 @@ class Supervisor:
         processes.end_all(lambda: processes.sessions_below(leaders), steps)
 
 
-def children_of(config: Config, listen_descriptor: int) -> list[Child]:
+def children_of(listen_descriptor: int) -> list[Child]:
     listen = {web.LISTEN_VARIABLE: str(listen_descriptor)}
     return [
         Child("web", ("web",), (listen_descriptor,), listen),
         *(Child(name, ("cluster", name)) for name in health.CLUSTERS),
-        Child(health.WATCHDOG, ("watchdog",), pid_file=str(config.run_folder / f"{health.WATCHDOG}.pid")),
+        Child(health.WATCHDOG, ("watchdog",)),
     ]
 
 

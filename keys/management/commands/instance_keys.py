@@ -22,6 +22,7 @@ class Command(BaseCommand):
             )
         if sealing.ensure_ring():
             self.stdout.write(f"Instance keys made: {sealing.ring_path()}. Keep a copy of this file away from this machine.")
+        sealing.ring()  # a ring that can't be read is found here, not at the first use
         if newest is not None:
             try:
                 kek_of(newest)
