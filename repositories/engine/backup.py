@@ -26,9 +26,9 @@ from repositories.engine.compare import compare
 from repositories.engine.content import ContentReader, Packer, make_cutter
 from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, text
 from repositories.engine.head import MAX_SLOTS, Head
-from repositories.engine.identities import Identities, Run, identity_key, merge, pack_parts
 from repositories.engine.identities import MAX_ENTRIES as MAX_IDENTITIES
 from repositories.engine.identities import MAX_RUNS as MAX_IDENTITY_RUNS
+from repositories.engine.identities import Identities, Run, identity_key, merge, pack_parts
 from repositories.engine.keyring import Keyring, pack_keyring
 from repositories.engine.layout import NO_ITEM, VERSION, ItemKind
 from repositories.engine.manifest import Boundaries, Facts, ManifestBuilder, Root, RunRow, SegmentRow, pack_root

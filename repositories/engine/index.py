@@ -113,7 +113,7 @@ def _parse_origin(reader: columns.ColumnReader) -> Origin:
     file_id, key, count = _ORIGIN.unpack(reader.take_bytes(_ORIGIN.size))
     if not 1 <= count <= MAX_EPOCHS or any(key):
         raise Malformed("the index has an impossible origin")
-    epochs = []
+    epochs: list[Epoch] = []
     for _ in range(count):
         number, zero, first, random = _EPOCH.unpack(reader.take_bytes(_EPOCH.size))
         if zero or number != len(epochs) or (epochs and first < epochs[-1].first_item):

@@ -11,6 +11,7 @@ Raw content of the ROOT item, MessagePack arrays in the order of the fields of R
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 from uuid import UUID
@@ -93,7 +94,7 @@ def parse_root(raw: bytes) -> Root:
     if any(len(origin) != 16 for origin in root.origins) or any(not 0 <= origin < count for origin in origins):
         raise Malformed("the root names an unknown origin")
     bounds = [order_key(path) for row in root.segments for path in (row.first, row.last)]
-    if any(a > b for a, b in zip(bounds, bounds[1:], strict=False)):
+    if any(a > b for a, b in itertools.pairwise(bounds)):
         raise Malformed("the root's segments are not in order")
     return root
 

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 from uuid import UUID
 
 from keys.crypto_errors import KdfRefused, UnwrapFailed
@@ -128,7 +127,7 @@ class Point:
         if path and not self.entry(path).is_directory:
             raise NothingToRestore(f"/{text(path)} is not a folder.", path=text(path))
         prefix = path + b"/" if path else b""
-        children = []
+        children: list[Entry] = []
         for number in folder_segments(self.root, path):
             segment = self.segment(number)
             wanted = {i for i, folder in enumerate(segment.folders) if folder == prefix}
@@ -165,7 +164,10 @@ class Point:
                 yield from (entry for entry in segment.entries() if is_below(entry.path, path))
 
     def read(self, entry: Entry) -> Iterator[bytes]:
-        """The content of one file, every block verified. Raises CorruptFile, MissingFile, CannotUnwrap in the middle."""
+        """The content of one file, every block verified.
+
+        Raises CorruptFile, MissingFile, CannotUnwrap in the middle of it.
+        """
         for _, pieces in self.read_many([entry]):
             for piece in pieces:
                 if isinstance(piece, Hole):
@@ -183,8 +185,12 @@ class Point:
         return self._blocks.read_many(entries)
 
     def blocks(self, addresses: Iterable[BlockAddress]) -> Iterator[tuple[BlockAddress, bytes | Exception]]:
-        """Opened blocks in the order given, each with its content or with the EngineError that it raised; prefetched."""
+        """Opened blocks in the order given, each with its content or the EngineError that it raised; prefetched."""
         return self._blocks.blocks(addresses)
+
+    def container_of(self, file_id: UUID) -> Container:
+        """Another file of the chain, opened with the keyring's key. Raises MissingFile, CannotUnwrap, CorruptFile."""
+        return self._shelf.container(file_id)
 
     def segment(self, number: int) -> Segment:
         """One segment of the manifest, opened and checked against the root. The last one is remembered."""

@@ -42,7 +42,7 @@ ZSTD_LEVELS = {"none": None, "fast": 1, "balanced": 3, "strong": 12}
 
 
 class EpochSealer:
-    """Seals and opens the items of one epoch of one file; `file_key` is None in plain chains. Safe to use from threads."""
+    """Seals and opens the items of one epoch of one file, from any thread; `file_key` is None in plain chains."""
 
     def __init__(self, file_key: bytes | None, chain_id: UUID, file_id: UUID, epoch: Epoch) -> None:
         self._chain_id, self._file_id, self._epoch = chain_id.bytes, file_id.bytes, epoch
@@ -58,7 +58,7 @@ class EpochSealer:
         return _AAD.pack(VERSION, kind, self._chain_id, self._file_id, self._epoch.number, number)
 
     def seal(self, kind: ItemKind, number: int, payload: bytes) -> bytes:
-        """`payload` comes from pack_payload(). The result is sent as it is; sealing the same number twice is a defect."""
+        """`payload` comes from pack_payload(). The result is sent as it is; a number is never sealed twice."""
         cipher = self._block if kind is ItemKind.BLOCK else self._metadata
         aad = self._aad(kind, number)
         if cipher is None:

@@ -208,8 +208,9 @@ def concat(pieces: list[tuple[Segment, int, int]]) -> Segment:
     xattrs: dict[int, Xattrs] = {}
     for segment, start, end in pieces:
         shift = len(names) - start
-        for source, sink in ((segment.targets, targets), (segment.rdevs, rdevs), (segment.xattrs, xattrs)):
-            sink.update((row + shift, value) for row, value in source.items() if start <= row < end)  # type: ignore[attr-defined]
+        targets |= {row + shift: value for row, value in segment.targets.items() if start <= row < end}
+        rdevs |= {row + shift: number for row, number in segment.rdevs.items() if start <= row < end}
+        xattrs |= {row + shift: pairs for row, pairs in segment.xattrs.items() if start <= row < end}
         for column in _ENTRY_COLUMNS:
             parts[column].append(getattr(segment, column)[start:end])
         parts["folder"][-1] = _renumber(parts["folder"][-1], segment.folders, folders)

@@ -1,7 +1,7 @@
 """What the comparison says becomes rows and blocks: files are read in batches, and the order of entries is kept.
 
-A batch ends at 4 MiB of content, 1,000 entries or 8 segments; only then its rows go to the manifest. Counting and warning happen
-here; what a chunk is, and whether it is stored already, in content.py.
+A batch ends at 4 MiB of content, 1,000 entries or 8 segments; only then its rows go to the manifest. Counting and
+warning happen here; what a chunk is, and whether it is stored already, is left to content.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The walk over the sources: everything that is to be in the point, in manifest order, one lstat each.
 
 Depth first, names sorted as bytes, a folder before its children: memory holds the names of the folders on the way
-down, nothing else. `beat` is called for every folder. What cannot be read is a warning with its path. Sockets are passed over: they cannot be restored.
+down, nothing else. What cannot be read is a warning with its path. Sockets are passed over: they cannot be restored.
 How an entry compares with the parent is left to compare.py; the content of files, to content.py.
 
 A source that is a symbolic link to a folder is followed (its content is what was meant); links below are not.
@@ -124,7 +124,10 @@ def _unreadable(path: bytes, error: OSError) -> SourceUnreadable:
 
 
 class Walk:
-    """Iterates over Found. `sources` come from clean_sources(); `never` are absolute paths that are left out whole."""
+    """Iterates over Found. `sources` come from clean_sources(); `never` are absolute paths that are left out whole.
+
+    `beat` is called for every folder.
+    """
 
     def __init__(
         self,

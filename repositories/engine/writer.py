@@ -183,7 +183,7 @@ class FileWriter:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         with contextlib.suppress(OSError):  # not empty, which is the usual case
-            os.rmdir(self.path.parent)
+            self.path.parent.rmdir()
         self.close()
 
     def close(self) -> None:
