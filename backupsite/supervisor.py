@@ -311,7 +311,8 @@ def wake_up_on_signals(stop: Callable[[], None]) -> Iterator[int]:
         os.set_blocking(end, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop())
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup wants to be obeyed
+            signal.signal(number, lambda *_: stop())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     try:
         yield reader
