@@ -20,6 +20,7 @@ class Item:
     label: str
     icon: str
     right: Right
+    also: tuple[str, ...] = ()  # further beginnings of addresses that belong to this link
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ MENU: tuple[tuple[str, tuple[Item, ...]], ...] = (
             Item("dashboard", "Dashboard", "layout-dashboard", Right.SEE),
             Item("job_list", "Jobs", "archive", Right.SEE),
             Item("session_list", "Sessions", "activity", Right.SEE),
-            Item("restore_start", "Restore", "undo-2", Right.RESTORE),
+            Item("restore_start", "Restore", "undo-2", Right.RESTORE, ("/points/",)),
         ),
     ),
     (
         "Where and how",
         (
-            Item("repository_list", "Repositories", "hard-drive", Right.SEE),
-            Item("password_list", "Keys", "key-round", Right.KEYS),
+            Item("repository_list", "Repositories", "hard-drive", Right.SEE, ("/chains/",)),
+            Item("password_list", "Keys", "key-round", Right.KEYS, ("/passwords/",)),
             Item("proxy_list", "Proxies", "server", Right.SEE),
         ),
     ),
@@ -72,8 +73,8 @@ def groups(rights: frozenset[str], page: str) -> list[tuple[str, list[Link]]]:
         (title, [(item, url) for item in items if item.right.value in rights and (url := address(item.url_name))])
         for title, items in MENU
     ]
-    urls = [url for _, links in found for _, url in links]
-    here = max((url for url in urls if is_below(page, url)), key=len, default="")
+    begins = [(begin, url) for _, links in found for item, url in links for begin in (url, *item.also)]
+    here = max((pair for pair in begins if is_below(page, pair[0])), key=lambda pair: len(pair[0]), default=("", ""))[1]
     return [
         (title, [Link(url, item.label, item.icon, url == here) for item, url in links])
         for title, links in found

@@ -90,4 +90,6 @@ def test_the_menu_marks_the_page_that_one_is_on() -> None:
         link.label for _, links in groups(frozenset({"people", "see"}), "/users/3/") for link in links if link.current
     ]
     assert current == ["Users and roles"]
+    chain = [link.label for _, links in groups(frozenset({"see"}), "/chains/x/") for link in links if link.current]
+    assert chain == ["Repositories"]
     assert is_below("/", "/") and not is_below("/users/", "/")
