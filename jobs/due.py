@@ -19,6 +19,7 @@ from collections.abc import Callable
 from datetime import datetime, time
 from enum import StrEnum
 from functools import lru_cache
+from zoneinfo import ZoneInfoNotFoundError
 
 from django.db import connection, transaction
 
@@ -83,12 +84,19 @@ def _first_due(schedule: Schedule, since: datetime) -> datetime | None:
 
 
 def _jobs_with_due_times(now: datetime) -> list[int]:
-    found = []
-    for job in Job.objects.exclude(schedule_kind=ScheduleKind.MANUAL).order_by("pk"):
-        first = _first_due(schedule_of(job), job.schedule_since) if job.schedule_since else now
-        if first is not None and first <= now:
-            found.append(job.pk)
-    return found
+    jobs = Job.objects.exclude(schedule_kind=ScheduleKind.MANUAL).order_by("pk")
+    return [job.pk for job in jobs if _has_due_times(job, now)]
+
+
+def _has_due_times(job: Job, now: datetime) -> bool:
+    """Tell it cheaply; yes for a schedule that cannot be computed (its zone is gone): `_record` names the fault."""
+    if job.schedule_since is None:
+        return True
+    try:
+        first = _first_due(schedule_of(job), job.schedule_since)
+    except (ZoneInfoNotFoundError, ValueError):
+        return True
+    return first is not None and first <= now
 
 
 @transaction.atomic
