@@ -1,7 +1,8 @@
 """Paths inside a restore point, in URLs and on pages.
 
-A path is bytes without a leading slash. In a URL and in a form's value it is percent-encoded byte by byte, so that a name that is not
-UTF-8 survives; on a page undecodable bytes and control characters are escaped, so that it stays on one line and nobody mistakes it.
+A path is bytes without a leading slash. In a URL and in a form's value it is percent-encoded byte by byte, so that a
+name that is not UTF-8 survives; on a page undecodable bytes and control characters are escaped, so that it stays on one
+line and nobody mistakes it.
 """
 
 from __future__ import annotations

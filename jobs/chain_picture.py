@@ -1,8 +1,9 @@
 """The backup chain as a picture: where each bar, gap and label stands.
 
-Pure geometry over plain marks: what happened is read elsewhere (`chain_story`), SVG is written by `templates/jobs/_chain_picture.html`.
-A full is a square bar with a cap, an incremental a round one, a gap is hollow; each key has a letter besides its colour. Heights are
-logarithmic, or a full would flatten everything else, and the page says so.
+Pure geometry over plain marks: what happened is read elsewhere (`chain_story`), SVG is written by
+`templates/jobs/_chain_picture.html`. A full is a square bar with a cap, an incremental a round one, a gap is hollow;
+each key has a letter besides its colour. Heights are logarithmic, or a full would flatten everything else, and the page
+says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MARGIN = 20
 WIDEST_STEP = 31.0
 MOST_MARKS = 60
 COLOURS = 5
-PLAIN_LETTER = "–"  # noqa: RUF001  # an en dash is meant: no key
+PLAIN_LETTER = "–"  # an en dash is meant: no key
 
 POINTS = frozenset({"full", "incremental"})
 

@@ -62,7 +62,9 @@ def figures(measured: Measured) -> Figures:
 
 
 def percent(done: int, total: int | None) -> int | None:
-    """Return whole percents; 100 only when nothing is left, none while the total is unknown. A source may have grown past its total."""
+    """Return whole percents; 100 only when nothing is left, none while the total is unknown. A source may have grown
+    past its total.
+    """
     if not total:
         return None
     return 100 if done == total else min(99, done * 100 // total)

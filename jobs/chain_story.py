@@ -1,0 +1,176 @@
+"""What happened to a job's chains, in order of time: its points, the sessions that left none, the due times that passed
+by, the next run.
+
+The same rows make the picture (`chain_picture`) and its twin, the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.urls import reverse
+from django.utils import timezone
+
+from backupsite.templatetags.show import short_words, size_words
+from jobs.chain_picture import KeyName, Mark, Picture, draw, name_keys
+from jobs.models import ACTIVE, DueState, DueTime, Job, JobChain, Session, SessionKind
+from repositories.models import RestorePoint, Slot
+
+MOST_POINTS = 400
+MOST_GAPS = 60
+LEFT_NO_POINT = ("failed", "cancelled", "interrupted")
+
+
+@dataclass(frozen=True)
+class ChainRow:
+    """One line of the table: a point, or a gap (a session without a point, or a due time without a session)."""
+
+    kind: str
+    at: datetime
+    point: RestorePoint | None = None
+    session: Session | None = None
+    due: DueTime | None = None
+    key: KeyName | None = None
+    chain_number: int = 0
+
+
+@dataclass(frozen=True)
+class ChainFacts:
+    """One chain of the job, as a whole."""
+
+    number: int
+    state: str
+    encrypted: bool
+    damage: str
+    points: int
+    stored_bytes: int
+    first_at: datetime
+    last_at: datetime
+    delete_after_full: bool
+    link: JobChain
+
+
+@dataclass(frozen=True)
+class Story:
+    picture: Picture
+    rows: list[ChainRow]  # newest first
+    chains: list[ChainFacts]  # oldest first
+    points: int
+    stored_bytes: int
+    newest: RestorePoint | None
+
+
+def story_of(job: Job, next_at: datetime | None, now: datetime) -> Story:
+    points = _points(job)
+    gaps = [*_failed(job, points), *_passed_by(job, points)]
+    links = list(job.job_chains.select_related("chain__repository").order_by("chain__created_at", "chain__pk"))
+    numbers = {link.chain_id: number for number, link in enumerate(links, start=1)}
+    marks = sorted([*(_mark(point, now) for point in points), *(mark for mark, _ in gaps)], key=lambda mark: mark.at)
+    keys = name_keys(marks)
+    rows = [
+        ChainRow(p.kind, p.started_at, point=p, key=keys[key_of(p)], chain_number=numbers.get(p.chain_id, 0))
+        for p in points
+    ]
+    rows += [row for _, row in gaps]
+    if next_at is not None:
+        marks.append(Mark("next", next_at, title=f"Next session: {short_words(next_at, now)}"))
+    return Story(
+        picture=draw(marks),
+        rows=sorted(rows, key=lambda row: row.at, reverse=True),
+        chains=[facts for link in links if (facts := _facts(link, numbers[link.chain_id], points))],
+        points=len(points),
+        stored_bytes=sum(point.size_bytes for point in points),
+        newest=points[-1] if points else None,
+    )
+
+
+def key_of(point: RestorePoint) -> str:
+    """Return the name of what opens the point; empty for a plain one."""
+    return " + ".join(slot_name(slot) for slot in point.slots.all())
+
+
+def slot_name(slot: Slot) -> str:
+    if slot.password is None:
+        return f"{slot.kind} {str(slot.record_uuid)[:8]}, version {slot.version}"
+    name = slot.password.record.name
+    return name if slot.version == 1 else f"{name}, version {slot.version}"
+
+
+def _points(job: Job) -> list[RestorePoint]:
+    """Return the newest points of all chains of the job, oldest first."""
+    newest = (
+        RestorePoint.objects.sealed()
+        .filter(chain__job_chain__job=job)
+        .select_related("chain__repository")
+        .prefetch_related("slots__password__record")
+        .order_by("-started_at", "-pk")[:MOST_POINTS]
+    )
+    return list(reversed(newest))
+
+
+def _failed(job: Job, points: list[RestorePoint]) -> list[tuple[Mark, ChainRow]]:
+    sessions = job.sessions.filter(kind=SessionKind.BACKUP, state__in=LEFT_NO_POINT)
+    if points:
+        sessions = sessions.filter(created_at__gte=points[0].started_at)
+    found = []
+    for session in sessions.order_by("-created_at")[:MOST_GAPS]:
+        at = session.started_at or session.created_at
+        title = f"{session.get_state_display().capitalize()} {short_words(at, timezone.now())}"
+        link = reverse("session_detail", args=[session.uuid])
+        found.append((Mark("failed", at, title=title, link=link), ChainRow(session.state, at, session=session)))
+    return found
+
+
+def _passed_by(job: Job, points: list[RestorePoint]) -> list[tuple[Mark, ChainRow]]:
+    due_times = job.due_times.filter(state__in=(DueState.MISSED, DueState.SKIPPED))
+    if points:
+        due_times = due_times.filter(due_at__gte=points[0].started_at)
+    return [
+        (
+            Mark(
+                due.state,
+                due.due_at,
+                title=f"{due.get_state_display().capitalize()} {short_words(due.due_at, timezone.now())}",
+            ),
+            ChainRow(due.state, due.due_at, due=due),
+        )
+        for due in due_times.order_by("-due_at")[:MOST_GAPS]
+    ]
+
+
+def _mark(point: RestorePoint, now: datetime) -> Mark:
+    key = key_of(point)
+    when, stored = short_words(point.started_at, now), size_words(point.size_bytes)
+    title = f"{point.get_kind_display().capitalize()}, {when}, {stored}, "
+    return Mark(
+        kind=point.kind,
+        at=point.started_at,
+        size_bytes=point.size_bytes,
+        key=key,
+        chain=str(point.chain_id),
+        title=title + (f"opens with {key}" if key else "not encrypted"),
+        link=reverse("point_detail", args=[point.uuid]),
+    )
+
+
+def _facts(link: JobChain, number: int, points: list[RestorePoint]) -> ChainFacts | None:
+    own = [point for point in points if point.chain_id == link.chain_id]
+    if not own:
+        return None
+    return ChainFacts(
+        number=number,
+        state=link.state,
+        encrypted=link.chain.encrypted,
+        damage=link.chain.damage,
+        points=len(own),
+        stored_bytes=sum(point.size_bytes for point in own),
+        first_at=own[0].started_at,
+        last_at=own[-1].started_at,
+        delete_after_full=link.delete_after_full,
+        link=link,
+    )
+
+
+def has_active_backup(job: Job) -> bool:
+    return job.sessions.filter(kind=SessionKind.BACKUP, state__in=ACTIVE).exists()

@@ -1,0 +1,337 @@
+"""The job form: parses what was typed and puts it on a job. It knows what belongs together, and no rule of the chain.
+
+Secrets are write-only: their widgets never render a value. Whether directories exist is asked of the proxy by the view;
+what the next session writes is asked of `planning` by `job_preview`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import zoneinfo
+from collections.abc import Mapping
+from typing import Any
+
+from django import forms
+
+from backupsite.models import User
+from jobs.models import Encryption, Job, Level, ScheduleKind
+from keys.models import PasswordRecord
+from repositories.engine.errors import BadPattern
+from repositories.engine.patterns import Patterns
+from repositories.models import Repository
+
+NEW_PASSWORD = "new"  # noqa: S105  # the choice, not a password
+SHORTEST_PASSWORD = 8
+MOST_POINTS = 3650
+MOST_LINES = 1000
+LONGEST_PATH = 4096
+WEEKDAYS = (
+    ("0", "Monday"),
+    ("1", "Tuesday"),
+    ("2", "Wednesday"),
+    ("3", "Thursday"),
+    ("4", "Friday"),
+    ("5", "Saturday"),
+    ("6", "Sunday"),
+)
+LEVEL_HELP = {
+    Level.NONE: "Stores as it is: for data that is compressed already.",
+    Level.FAST: "The right choice for nearly everything.",
+    Level.BALANCED: "About a tenth smaller, and slower.",
+    Level.STRONG: "As small as it gets; several times slower.",
+}
+
+
+class OldChain:
+    """What becomes of the points that were written without encryption."""
+
+    KEEP = "keep"
+    DETACH = "detach"
+    DELETE = "delete"
+    CHOICES = (
+        (KEEP, "Keep them until retention removes them"),
+        (DETACH, "Detach them now as a chain of their own"),
+        (DELETE, "Delete them after the first encrypted full succeeded and was verified"),
+    )
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines that hold something. Blanks at the ends of a line belong to it: names may begin or end with
+    them.
+    """
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+
+
+def _lines_field(label: str, *, rows: int, required: bool, help_text: str) -> forms.CharField:
+    widget = forms.Textarea(attrs={"rows": rows, "spellcheck": "false", "autocomplete": "off", "class": "mono"})
+    return forms.CharField(label=label, required=required, strip=False, widget=widget, help_text=help_text)
+
+
+def _secret_field(label: str) -> forms.CharField:
+    widget = forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"})
+    return forms.CharField(label=label, required=False, strip=False, max_length=1024, widget=widget)
+
+
+class JobForm(forms.Form):
+    name = forms.CharField(label="Name", max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    sources = _lines_field(
+        "Directories to back up", rows=4, required=True, help_text="Absolute paths on the proxy, one on each line."
+    )
+    include = _lines_field(
+        "Only these", rows=2, required=False, help_text="Patterns, one on each line, such as *.pdf. Empty: everything."
+    )
+    exclude = _lines_field(
+        "But not these",
+        rows=3,
+        required=False,
+        help_text="Patterns, one on each line, such as *.tmp or .cache/. They win.",
+    )
+    repository = forms.ModelChoiceField(
+        label="Repository", queryset=Repository.objects.none(), empty_label="Choose a repository"
+    )
+    level = forms.ChoiceField(label="Compression", choices=Level.choices, initial=Level.FAST)
+    encryption = forms.ChoiceField(
+        label="Encryption", choices=Encryption.choices, initial=Encryption.PASSWORD, widget=forms.RadioSelect
+    )
+    encryption_off_reason = forms.CharField(
+        label="Why without encryption?",
+        max_length=200,
+        required=False,
+        help_text="Needed when the job was encrypted. It is shown on the job and kept in the audit trail.",
+    )
+    password = forms.ChoiceField(label="Password", required=False)
+    new_name = forms.CharField(label="Name of the new password", max_length=100, required=False)
+    new_hint = forms.CharField(
+        label="Hint",
+        max_length=200,
+        required=False,
+        help_text="Stands readable in every backup file: whoever holds a file reads it. Not the password itself.",
+    )
+    new_password = _secret_field("New password")
+    new_password_again = _secret_field("The same again")
+    schedule_kind = forms.ChoiceField(label="Runs", choices=ScheduleKind.choices, initial=ScheduleKind.DAILY)
+    schedule_time = forms.TimeField(
+        label="At",
+        required=False,
+        widget=forms.TimeInput(format="%H:%M", attrs={"type": "time"}),
+        help_text="Of an hourly schedule only the minute counts.",
+    )
+    schedule_weekdays = forms.MultipleChoiceField(
+        label="On", choices=WEEKDAYS, required=False, widget=forms.CheckboxSelectMultiple
+    )
+    time_zone = forms.ChoiceField(label="Time zone")
+    keep_points = forms.IntegerField(
+        label="Restore points to keep",
+        min_value=1,
+        max_value=MOST_POINTS,
+        initial=14,
+        help_text="Also the most points of a run: an active full is due then. The older run goes, as a whole, once the "
+        "newer one alone has this many points; so up to twice as many exist for a while.",
+    )
+    old_chain = forms.ChoiceField(choices=OldChain.CHOICES, required=False, widget=forms.RadioSelect)
+    version = forms.IntegerField(required=False, widget=forms.HiddenInput)
+    digest = forms.CharField(required=False, max_length=128, widget=forms.HiddenInput)
+    unchecked = forms.BooleanField(label="Save without checking the directories", required=False)
+
+    def __init__(self, data: Mapping[str, Any] | None = None, *, job: Job, user: User) -> None:
+        super().__init__(data, initial=initial_of(job) if job.pk else None, auto_id="id_%s")
+        self.job = job
+        self.repositories = Repository.objects.visible_to(user)
+        self.records = list(PasswordRecord.objects.visible_to(user))
+        self._choice("password").choices = [
+            ("", "Choose a password"),
+            *((str(record.uuid), _record_label(record)) for record in self.records),
+            (NEW_PASSWORD, "A new password …"),
+        ]
+        repository = self.fields["repository"]
+        assert isinstance(repository, forms.ModelChoiceField)
+        repository.queryset = self.repositories
+        repository.to_field_name = "uuid"
+        self._choice("time_zone").choices = [(zone, zone) for zone in sorted(zoneinfo.available_timezones())]
+        if not job.pk:
+            self.initial = {"time_zone": user.time_zone, "schedule_time": "02:00", "old_chain": OldChain.KEEP}
+            self._choose_the_only_ones()
+
+    def _choice(self, name: str) -> forms.ChoiceField:
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        return field
+
+    def _choose_the_only_ones(self) -> None:
+        """Somebody with one repository or no password yet need not look for them."""
+        if len(self.repositories[:2]) == 1:
+            self.initial["repository"] = self.repositories[0].uuid
+        if not self.records:
+            self.initial["password"] = NEW_PASSWORD
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if Job.objects.filter(name=name).exclude(pk=self.job.pk).exists():
+            raise forms.ValidationError("Another job has this name.", code="taken")
+        return name
+
+    def clean_sources(self) -> list[str]:
+        return clean_paths(lines_of(self.cleaned_data["sources"]))
+
+    def clean_include(self) -> list[str]:
+        return clean_patterns(lines_of(self.cleaned_data["include"]))
+
+    def clean_exclude(self) -> list[str]:
+        return clean_patterns(lines_of(self.cleaned_data["exclude"]))
+
+    def clean_schedule_weekdays(self) -> list[int]:
+        return sorted(int(day) for day in self.cleaned_data["schedule_weekdays"])
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = self.cleaned_data
+        if cleaned.get("encryption") == Encryption.PASSWORD:
+            self._clean_password(cleaned)
+        elif cleaned.get("encryption") == Encryption.OFF:
+            self._clean_plain(cleaned)
+        self._clean_schedule(cleaned)
+        return cleaned
+
+    def _clean_password(self, cleaned: dict[str, Any]) -> None:
+        choice = cleaned.get("password", "")
+        if not choice and "password" not in self.errors:
+            self.add_error("password", "Choose a password, or make a new one.")
+        if choice == NEW_PASSWORD:
+            self._clean_new_password(cleaned)
+
+    def _clean_new_password(self, cleaned: dict[str, Any]) -> None:
+        name, typed = cleaned.get("new_name", ""), cleaned.get("new_password", "")
+        if not name and "new_name" not in self.errors:
+            self.add_error("new_name", "Give the new password a name.")
+        elif PasswordRecord.objects.filter(name=name).exists():
+            self.add_error("new_name", "Another password has this name.")
+        if len(typed) < SHORTEST_PASSWORD:
+            self.add_error("new_password", f"Type at least {SHORTEST_PASSWORD} characters.")
+        elif typed != cleaned.get("new_password_again", ""):
+            self.add_error("new_password_again", "The two differ. Type both again.")
+        if typed and typed in cleaned.get("new_hint", ""):
+            self.add_error("new_hint", "The hint holds the password: it would stand readable in every backup file.")
+
+    def _clean_plain(self, cleaned: dict[str, Any]) -> None:
+        repository = cleaned.get("repository")
+        if repository is not None and repository.requires_encryption:
+            self.add_error("encryption", f"The repository {repository.name} takes encrypted backups only.")
+        if self.was_encrypted and not cleaned.get("encryption_off_reason"):
+            self.add_error("encryption_off_reason", "Say why this job is no longer to be encrypted.")
+
+    def _clean_schedule(self, cleaned: dict[str, Any]) -> None:
+        kind = cleaned.get("schedule_kind")
+        if kind != ScheduleKind.MANUAL and not cleaned.get("schedule_time") and "schedule_time" not in self.errors:
+            self.add_error("schedule_time", "Say when.")
+        if kind == ScheduleKind.WEEKLY and not cleaned.get("schedule_weekdays"):
+            self.add_error("schedule_weekdays", "Choose at least one day.")
+
+    @property
+    def was_encrypted(self) -> bool:
+        return bool(self.job.pk) and self.initial.get("encryption") == Encryption.PASSWORD
+
+    @property
+    def wants_new_password(self) -> bool:
+        cleaned = self.cleaned_data
+        return cleaned.get("encryption") == Encryption.PASSWORD and cleaned.get("password") == NEW_PASSWORD
+
+    def chosen_record(self) -> PasswordRecord | None:
+        """Return the chosen password; a new one is a record without a row yet."""
+        if self.cleaned_data.get("encryption") != Encryption.PASSWORD:
+            return None
+        if self.wants_new_password:
+            return PasswordRecord(name=self.cleaned_data.get("new_name") or "the new password")
+        return next((r for r in self.records if str(r.uuid) == self.cleaned_data.get("password")), None)
+
+    def show_on(self, job: Job) -> Job:
+        """Put what an unbound form begins with on a new job, so that the preview fits what is shown."""
+        if not job.pk:
+            job.repository_id = next(
+                (r.pk for r in self.repositories if r.uuid == self.initial.get("repository")), None
+            )
+            if self.initial.get("password") == NEW_PASSWORD:
+                job.password = PasswordRecord(name="the new password")
+        return job
+
+    def put_on(self, job: Job) -> Job:
+        """Put what was typed and is valid on the job, without saving; what is invalid stays as it was."""
+        for name in COPIED:
+            if name in self.cleaned_data:
+                setattr(job, name, self.cleaned_data[name])
+        job.password = self.chosen_record()
+        if job.encryption == Encryption.PASSWORD:
+            job.encryption_off_reason = ""
+        if job.schedule_kind == ScheduleKind.MANUAL:
+            job.schedule_time = None
+        if job.schedule_kind != ScheduleKind.WEEKLY:
+            job.schedule_weekdays = []
+        return job
+
+
+COPIED = (
+    "name",
+    "sources",
+    "include",
+    "exclude",
+    "repository",
+    "level",
+    "encryption",
+    "encryption_off_reason",
+    "schedule_kind",
+    "schedule_time",
+    "schedule_weekdays",
+    "time_zone",
+    "keep_points",
+)
+
+
+def initial_of(job: Job) -> dict[str, Any]:
+    """Return what the form shows of a saved job."""
+    return {
+        **{name: getattr(job, name) for name in COPIED},
+        "sources": "\n".join(job.sources),
+        "include": "\n".join(job.include),
+        "exclude": "\n".join(job.exclude),
+        "repository": job.repository.uuid,
+        "password": str(job.password.uuid) if job.password else "",
+        "schedule_weekdays": [str(day) for day in job.schedule_weekdays],
+        "old_chain": OldChain.KEEP,
+        "version": job.version,
+    }
+
+
+def clean_paths(paths: list[str]) -> list[str]:
+    """Return absolute paths in their shortest spelling, each once, none inside another."""
+    if len(paths) > MOST_LINES:
+        raise forms.ValidationError(f"At most {MOST_LINES} directories.")
+    clean = list(dict.fromkeys(_clean_path(path) for path in paths))
+    for path in clean:
+        outer = next((o for o in clean if o != path and path.startswith(o.rstrip("/") + "/")), None)
+        if outer:
+            raise forms.ValidationError(
+                f"{path} lies inside {outer}, which is in the list already: leave it out.", code="nested"
+            )
+    return clean
+
+
+def _clean_path(path: str) -> str:
+    if not path.startswith("/"):
+        raise forms.ValidationError(f"{path} is not an absolute path: begin it with /.", code="relative")
+    if len(path.encode()) > LONGEST_PATH or any(not c.isprintable() for c in path):
+        raise forms.ValidationError(
+            f"{path!a} cannot be written here: name the directory above it.", code="unprintable"
+        )
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def clean_patterns(patterns: list[str]) -> list[str]:
+    if len(patterns) > MOST_LINES:
+        raise forms.ValidationError(f"At most {MOST_LINES} patterns.")
+    try:
+        Patterns(tuple(patterns))
+    except BadPattern as error:
+        raise forms.ValidationError(str(error), code=error.code) from error
+    return list(dict.fromkeys(patterns))
+
+
+def _record_label(record: PasswordRecord) -> str:
+    return f"{record.name} (hint: {record.hint})" if record.hint else record.name

@@ -1,0 +1,274 @@
+"""The job form: made, previewed, browsed and saved at one address, so that it works the same with and without
+JavaScript.
+
+What a button does is its `action`: preview, open (a folder of the proxy), add (a folder to the sources) or save. Only
+save writes, and only when the answer that it shows is still the answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.db import transaction
+from django.forms import Form
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods
+
+from backupsite import audit
+from backupsite.models import Severity
+from backupsite.responses import go_to, no_store, page_or_fragment
+from backupsite.roles import Right, requires
+from jobs import jobs as job_cases
+from jobs import questions
+from jobs.forms import JobForm, OldChain, lines_of
+from jobs.job_preview import Preview, digest_of, preview_of
+from jobs.job_views import signed_in
+from jobs.models import Encryption, Job, Proxy
+from jobs.planning import PlanRefused
+from keys.models import PasswordRecord
+from keys.passwords import create_record
+
+CHECK_SECONDS = 10
+LIST_SECONDS = 5
+ROOT = b"/"
+FRAGMENTS = {"preview": "jobs/_job_preview.html", "open": "jobs/_job_sources.html", "add": "jobs/_job_sources.html"}
+
+
+@dataclass
+class Answer:
+    """What the proxy said about the sources."""
+
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    silent: str = ""  # what to do about a proxy that did not answer
+
+
+@requires(Right.EDIT)
+@sensitive_post_parameters("new_password", "new_password_again")
+@require_http_methods(["GET", "HEAD", "POST"])
+def job_new(request: HttpRequest) -> HttpResponse:
+    return _form_page(request, Job(proxy=Proxy.objects.order_by("pk")[0]))
+
+
+@requires(Right.EDIT)
+@sensitive_post_parameters("new_password", "new_password_again")
+@require_http_methods(["GET", "HEAD", "POST"])
+def job_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    jobs = Job.objects.visible_to(request.user).select_related("repository", "password", "proxy")
+    return _form_page(request, get_object_or_404(jobs, uuid=uuid))
+
+
+def _form_page(request: HttpRequest, job: Job) -> HttpResponse:
+    if request.method != "POST":
+        form = JobForm(job=job, user=signed_in(request))
+        form.show_on(job)
+        return _shown(request, form, job)
+    form = JobForm(request.POST, job=job, user=signed_in(request))
+    valid = form.is_valid()
+    form.put_on(job)
+    action = request.POST.get("action", "save").partition(":")[0]
+    if action in ("open", "add"):
+        return _browsed(request, form, job)
+    if action != "save":
+        return _shown(request, form, job)
+    answer = _asked(request, form, job) if valid else Answer()
+    for error in answer.errors:
+        form.add_error("sources", error)
+    if not form.is_valid() or answer.silent:
+        return _shown(request, form, job, {"answer": answer})
+    return _saved(request, form, job, answer)
+
+
+def _shown(request: HttpRequest, form: JobForm, job: Job, more: dict[str, Any] | None = None) -> HttpResponse:
+    """Answer with the form, or with the fragment that the button asks for; what was typed stays, but for secrets."""
+    fragment = FRAGMENTS.get(request.POST.get("action", "").partition(":")[0], "jobs/_job_form.html")
+    context = {"form": form, "job": job, "preview": _preview(form, job), **(more or {})}
+    return no_store(page_or_fragment(request, "jobs/job_form.html", fragment, context))
+
+
+def _preview(form: JobForm, job: Job) -> Preview | None:
+    """Return what the next session would do, if enough is known: a repository, and what protects the files."""
+    if job.repository_id is None or (job.encryption == Encryption.PASSWORD and job.password is None):
+        return None
+    return preview_of(job, detach=form.is_bound and form.cleaned_data.get("old_chain") == OldChain.DETACH)
+
+
+def _asked(request: HttpRequest, form: JobForm, job: Job) -> Answer:
+    """Ask the proxy about the directories, unless the administrator chose to save without."""
+    if form.cleaned_data["unchecked"]:
+        return Answer()
+    params = {"paths": job.sources, "repository_path": job.repository.path}
+    try:
+        problems = questions.ask(job.proxy, "check_sources", params, signed_in(request), CHECK_SECONDS)["problems"]
+    except (questions.NoAnswer, questions.Refused) as error:
+        return Answer(silent=str(error))
+    return Answer(
+        errors=[problem["message"] for problem in problems if problem["severity"] == "error"],
+        notes=[problem["message"] for problem in problems if problem["severity"] != "error"],
+    )
+
+
+def _saved(request: HttpRequest, form: JobForm, job: Job, answer: Answer) -> HttpResponse:
+    before = Job.objects.select_related("repository", "password").filter(pk=job.pk).first()
+    try:
+        with transaction.atomic():
+            saved = _save(request, form, job)
+            _record(request, before, saved)
+    except job_cases.AnswerChanged:
+        return _again(request, form, before or job, {"changed": True})
+    except job_cases.EditedMeanwhile:
+        return _again(request, form, before or job, {"edited": True})
+    except (job_cases.ReasonNeeded, PlanRefused):
+        return _again(request, form, before or job, {"changed": True})
+    for note in answer.notes:
+        messages.info(request, note)
+    messages.success(request, f"Saved: {saved.name}.")
+    return go_to(request, "job_detail", saved.uuid)
+
+
+def _save(request: HttpRequest, form: JobForm, job: Job) -> Job:
+    """Save within the caller's transaction.
+
+    A password made in this form gets its id only here, so the answer that was shown is compared before.
+    """
+    cleaned = form.cleaned_data
+    digest = cleaned["digest"]
+    if form.wants_new_password:
+        Job.objects.select_for_update().filter(pk=job.pk).first()
+        if digest != digest_of(job):
+            raise job_cases.AnswerChanged(preview_of(job).plan)
+        job.password = _make_record(request, form)
+        digest = digest_of(job)
+    enabling = preview_of(job).asks_about_old_chain
+    saved = job_cases.save_job(job, expected_version=cleaned["version"], digest=digest)
+    if enabling:
+        job_cases.answer_old_chain(saved, cleaned["old_chain"] or "keep")
+    return saved
+
+
+def _make_record(request: HttpRequest, form: JobForm) -> PasswordRecord:
+    cleaned = form.cleaned_data
+    record = create_record(cleaned["new_name"], cleaned["new_hint"], cleaned["new_password"], signed_in(request))
+    audit.record(request, "create password", record)
+    return record
+
+
+def _again(request: HttpRequest, form: JobForm, job: Job, more: dict[str, Any]) -> HttpResponse:
+    """Show the form once more with the answer of now, which the next save is compared with, as with the version."""
+    data = request.POST.copy()
+    data["version"] = str(job.version)
+    again = JobForm(data, job=job, user=signed_in(request))
+    again.is_valid()
+    return _shown(request, again, again.put_on(job), more)
+
+
+def _record(request: HttpRequest, before: Job | None, saved: Job) -> None:
+    new = _facts(saved)
+    old = _facts(before) if before else {}
+    changed = {name for name in new if old.get(name) != new[name]}
+    disabled = before is not None and before.encryption != saved.encryption == Encryption.OFF
+    audit.record(
+        request,
+        "disable encryption" if disabled else "edit job" if before else "create job",
+        saved,
+        before={name: old[name] for name in changed if name in old},
+        after={name: new[name] for name in changed},
+        severity=Severity.HIGH if disabled else Severity.INFO,
+    )
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "sources": job.sources,
+        "include": job.include,
+        "exclude": job.exclude,
+        "repository": job.repository.name,
+        "level": job.level,
+        "encryption": job.encryption,
+        "password": job.password.name if job.password else None,
+        "reason": job.encryption_off_reason,
+        "schedule": job.schedule_kind,
+        "time": job.schedule_time.isoformat() if job.schedule_time else None,
+        "weekdays": job.schedule_weekdays,
+        "time_zone": job.time_zone,
+        "keep_points": job.keep_points,
+    }
+
+
+def _browsed(request: HttpRequest, form: JobForm, job: Job) -> HttpResponse:
+    """Open a folder of the proxy below the sources, or add it to them."""
+    action, _, value = request.POST.get("action", "").partition(":")
+    folder = _folder(value)
+    if action == "add":
+        data = request.POST.copy()
+        data["sources"] = "\n".join(
+            dict.fromkeys([*lines_of(data.get("sources", "")), folder.decode(errors="replace")])
+        )
+        form = JobForm(data, job=job, user=signed_in(request))
+        form.is_valid()
+    forgiving(form)
+    return _shown(request, form, job, {"picker": picker(request, job.proxy, folder)})
+
+
+def forgiving(form: Form) -> None:
+    """Browsing is not saving: nobody is told about fields that are not filled in yet."""
+    form.errors.clear()
+
+
+def picker(request: HttpRequest, proxy: Proxy, folder: bytes) -> dict[str, Any]:
+    """Return what the folder picker shows: the way here, the folders in it, or why they cannot be listed."""
+    parts = [part for part in folder.split(b"/") if part]
+    way = [(b"/" + b"/".join(parts[: depth + 1])) for depth in range(len(parts))]
+    shown: dict[str, Any] = {
+        "path": folder.decode(errors="backslashreplace"),
+        "value": _value(folder),
+        "crumbs": [
+            {"name": part.decode(errors="backslashreplace"), "value": _value(path)}
+            for part, path in zip(parts, way, strict=True)
+        ],
+        "root": _value(ROOT),
+        "can_add": is_text(folder),
+    }
+    try:
+        listed = questions.ask(
+            proxy, "list_folder", {"path_b64": base64.b64encode(folder).decode()}, signed_in(request), LIST_SECONDS
+        )
+    except (questions.NoAnswer, questions.Refused) as error:
+        return {**shown, "error": str(error)}
+    names = [(row["name"], base64.b64decode(row["name_b64"])) for row in listed["folders"]]
+    return {
+        **shown,
+        "left_out": listed["left_out"],
+        "folders": [
+            {"name": name, "value": _value(folder.rstrip(b"/") + b"/" + raw), "can_add": is_text(raw)}
+            for name, raw in names
+        ],
+    }
+
+
+def is_text(path: bytes) -> bool:
+    """Tell whether the path can stand in a line of the form: UTF-8, without line breaks."""
+    try:
+        return path.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def _value(path: bytes) -> str:
+    return base64.urlsafe_b64encode(path).decode()
+
+
+def _folder(value: str) -> bytes:
+    try:
+        path = base64.urlsafe_b64decode(value)
+    except (binascii.Error, ValueError):
+        return ROOT
+    return path if path.startswith(b"/") and b"\0" not in path else ROOT
