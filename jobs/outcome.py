@@ -26,6 +26,7 @@ Result codes (`result_code`, `result_params`):
         cancelled            before_start: true when it had not begun
     interrupted
         lease-lost           (nothing)
+        stopped-outside      (nothing): the console was stopped
 
 Codes of log lines: plan, adopted, leftover-removed, chain-damaged, deletion-finished, pruned, tidy-up-failed, log-rest,
 protocol, damaged-part, damaged-file, verify-note, done, failed, and the codes of the engine's warnings.
@@ -42,6 +43,8 @@ from django.db.models.functions import Now
 from jobs.leases import Claim, Stale, held_row
 from jobs.models import Pin, SessionProgress, State
 from jobs.protocol import Failed
+
+STATES = {"cancelled": State.CANCELLED, "stopped-outside": State.INTERRUPTED}  # every other code is a failure
 
 
 class SessionFailed(Exception):
@@ -69,7 +72,7 @@ class Outcome:
 
 def failure(failed: Failed) -> Outcome:
     """The end that a process, or its supervisor, tells."""
-    state = State.CANCELLED if failed.code == "cancelled" else State.FAILED
+    state = STATES.get(failed.code, State.FAILED)
     return Outcome(state, failed.code[:60], failed.params, failed.message)
 
 

@@ -116,7 +116,7 @@ def _run(request: Request, pipe: Pipe) -> End:
 
 def _backup(request: BackupRequest, pipe: Pipe) -> protocol.Written:
     order = order_of(request)
-    for path in remove_leftovers(order.root):
+    for path in remove_leftovers(order.root) if order.root.is_dir() else ():
         pipe.note("leftover-removed", f"The unfinished file {path.name} of an earlier session was removed.")
     written = write_backup(order, pipe)
     return protocol.Written(

@@ -173,6 +173,8 @@ class Supervisor:
             return self._listener.end  # published or complete before the wish to stop arrived
         if self._stopping is not None:
             return self._stopping
+        if self._listener.end is not None and self._listener.end.code == "cancelled":
+            return Failed("stopped-outside", {}, "The console was stopped while the session ran: start it again.")
         return self._listener.end or process_ended(self._process.returncode, self._listener.errors())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from backupsite.audit import record_for
+from jobs import pruning
 from jobs.leases import Claim
 from jobs.models import Session, State
 from jobs.outcome import Outcome, failure, note
@@ -35,12 +35,13 @@ def finish(session: Session, held: Claim, request: Request, end: End, log: Sessi
         damage = _damage(end)
         if damage and session.source_point is not None:
             keep_damage(session.source_point, damage)
-            record_for(None, "damage found", session.source_point, after={"session": str(session.uuid)})
     return outcome
 
 
 def after(session: Session, log: SessionLog) -> None:
-    """Nothing follows a verify."""
+    """An old chain may have waited for this verification before it goes."""
+    session.refresh_from_db()
+    pruning.prune_after(session)
 
 
 def keep_damage(point: RestorePoint, damage: str) -> None:
@@ -56,11 +57,10 @@ def _damage(end: End) -> str:
 
 def _outcome(end: End, depth: str) -> Outcome:
     assert isinstance(end, Verified)
-    figures = {"read_bytes": end.bytes_checked, "warnings": end.notes + end.damages}
+    figures = {"read_bytes": end.bytes_checked, "warnings": end.damages}
     if end.damages:
         params = {"damages": end.damages, "damaged_files": end.damaged_files}
         state = State.FAILED if end.damaged_files else State.WARNING
         return Outcome(state, "damaged", params, end.damage, figures)
-    state = State.WARNING if end.notes else State.SUCCEEDED
     message = "Everything that was checked is whole" + (f"; {end.notes} notes are in the log." if end.notes else ".")
-    return Outcome(state, "verified", {"depth": depth, "notes": end.notes}, message, figures)
+    return Outcome(State.SUCCEEDED, "verified", {"depth": depth, "notes": end.notes}, message, figures)
