@@ -126,6 +126,7 @@ def sign_in(browser: Browser, product: Product) -> Iterator[Callable[[str, str],
 
     def signed_in(name: str, password: str) -> Page:
         context = browser.new_context(base_url=product.url, viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(8000)
         contexts.append(context)
         page = context.new_page()
         page.goto("/account/login/")
@@ -136,14 +137,21 @@ def sign_in(browser: Browser, product: Product) -> Iterator[Callable[[str, str],
         return page
 
     yield signed_in
-    for context in contexts:
+    for number, context in enumerate(contexts):
+        for page in context.pages:
+            page.screenshot(path=artifacts() / f"last-seen-{number}.png", full_page=True)
         context.close()
 
 
-@pytest.fixture
-def shot(request: pytest.FixtureRequest) -> Callable[[Page, str], None]:
+def artifacts() -> Path:
     folder = Path(os.environ.get("BACKUPSITE_ARTIFACTS", ROOT / "build" / "screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def shot() -> Callable[[Page, str], None]:
+    folder = artifacts()
 
     def take(page: Page, name: str) -> None:
         page.screenshot(path=folder / f"{name}.png", full_page=True)
