@@ -32,7 +32,7 @@ format: setup-dev
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 types: setup-dev
-	@$(BIN)/mypy
+	@$(BIN)/python -m mypy
 
 ci:
 	@.ci/run
