@@ -68,10 +68,11 @@ def keep_schedule() -> None:
 def is_hung(cluster: str, now: datetime) -> bool:
     proxy = Proxy.objects.filter(cluster=cluster).first()
     if proxy is None:
-        return OrmQ.objects.filter(key=cluster, lock__lt=now - HUNG_AFTER - _longest(cluster)).exists()
+        forgotten: bool = OrmQ.objects.filter(key=cluster, lock__lt=now - HUNG_AFTER - _longest(cluster)).exists()
+        return forgotten
     sessions = Session.objects.filter(proxy=proxy)
-    forgotten = sessions.filter(state=State.QUEUED, queued_at__lt=now - HUNG_AFTER).exists()
-    return forgotten and sessions.filter(state=State.RUNNING, lease_until__gt=now).count() < proxy.workers
+    unclaimed = sessions.filter(state=State.QUEUED, queued_at__lt=now - HUNG_AFTER).exists()
+    return unclaimed and sessions.filter(state=State.RUNNING, lease_until__gt=now).count() < proxy.workers
 
 
 def _clusters() -> list[str]:

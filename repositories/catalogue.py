@@ -240,7 +240,7 @@ def _adopt_one(chain: Chain, file: FileOnDisk) -> RestorePoint:
             sealed = sealed_file_of(point)
     except EngineError as error:
         raise CannotAdopt(file.path, str(error)) from error
-    if sealed.kind == Kind.INCREMENTAL and not chain.points.filter(uuid=sealed.parent_id).exists():
+    if sealed.parent_id is not None and not chain.points.filter(uuid=sealed.parent_id).exists():
         raise CannotAdopt(file.path, "the catalogue does not know its parent.")
     return register(chain, sealed)
 

@@ -143,6 +143,8 @@ class Storer:
             if known is not None and known[0] == stat_:
                 chunks = known[1]
             else:
+                if size >= BLOCK_TARGET_BYTES:
+                    self.current_path = found.folder + found.name  # of a small one the end of its batch tells
                 start = time.perf_counter()
                 read = self._reader.read(path, stat_)
                 self.source_seconds += time.perf_counter() - start
