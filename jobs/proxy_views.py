@@ -28,7 +28,7 @@ def proxy_list(request: HttpRequest) -> HttpResponse:
         running_count=Count("sessions", filter=Q(sessions__state=State.RUNNING)),
         waiting_count=Count("sessions", filter=Q(sessions__state__in=(State.WAITING, State.QUEUED))),
     )
-    context = {"proxies": proxies, "away_before": timezone.now() - PROXY_AWAY_AFTER}
+    context = {"proxies": proxies.order_by("name"), "away_before": timezone.now() - PROXY_AWAY_AFTER}
     return render(request, "jobs/proxy_list.html", context)
 
 

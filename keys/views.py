@@ -12,6 +12,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.db import models, transaction
 from django.db.models import Max, ProtectedError
+from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
@@ -34,6 +35,7 @@ def password_list(request: HttpRequest) -> HttpResponse:
     records = PasswordRecord.objects.visible_to(request.user).annotate(
         newest_number=Max("versions__number"), changed_at=Max("versions__created_at")
     )
+    records = records.order_by(Lower("name"))
     return render(request, "keys/password_list.html", {"records": records})
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.db import transaction
 from django.db.models import Count, Max, Min, ProtectedError, Q, QuerySet, Sum
+from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -37,7 +38,8 @@ def repository_list(request: HttpRequest) -> HttpResponse:
         stored_bytes=Sum("chains__points__size_bytes", filter=sealed, default=0),
         newest_at=Max("chains__points__started_at", filter=sealed),
     )
-    return render(request, "repositories/repository_list.html", {"repositories": repositories})
+    context = {"repositories": repositories.order_by(Lower("name"))}
+    return render(request, "repositories/repository_list.html", context)
 
 
 @requires(Right.SEE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta
 
 from django import template
+from django.apps import apps
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -186,7 +187,14 @@ def plain(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(plain(part) for part in value) or "none"
-    return "none" if value is None else str(value)
+    return "none" if value is None else str(value) or "empty"
+
+
+@register.filter
+def kind(model_name: str) -> str:
+    """{{ event.object_type|kind }}: password record, for passwordrecord; the name itself for a model that is gone"""
+    names = (str(model._meta.verbose_name) for model in apps.get_models() if model._meta.model_name == model_name)
+    return next(names, model_name)
 
 
 @register.filter

@@ -123,7 +123,11 @@ def test_a_relative_time_has_the_exact_one_on_hover() -> None:
         ("{{ 34|percent:100 }} {{ 5|percent:0 }} {{ 7|percent:3 }} {{ 999|percent:1000 }}", "34 %  100 % 99 %"),
         ("{{ span|duration }} {{ span|about }}", "1:42 2 minutes"),
         ("{{ 'succeeded'|tone }} {{ 'failed'|tone }} {{ 'unheard of'|tone }}", "good bad quietly"),
-        ("{{ yes|plain }} {{ none|plain }} {{ roles|plain }} {{ empty|plain }}", "yes none a, b none"),
+        (
+            "{{ yes|plain }} {{ none|plain }} {{ roles|plain }} {{ empty|plain }} {{ ''|plain }}",
+            "yes none a, b none empty",
+        ),
+        ("{{ 'passwordrecord'|kind }} {{ 'gone'|kind }}", "password record gone"),
     ],
 )
 def test_filters(text: str, words: str) -> None:
