@@ -81,10 +81,11 @@ class Place:
 class Server:
     """A running Postgres, a child of this process. Its object is made by `start`."""
 
-    def __init__(self, place: Place, major: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, place: Place, major: int, process: subprocess.Popen[bytes], log_start: int) -> None:
         self.place = place
         self.major = major
         self.process = process
+        self.log_start = log_start  # where this start's lines begin, in bytes
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(
@@ -96,7 +97,7 @@ class Server:
         deadline = time.monotonic() + timeout_seconds
         while True:
             if self.process.poll() is not None:
-                raise PostgresError(f"Postgres ended at its start: {last_line(self.place.log_path)}")
+                raise PostgresError(f"Postgres ended at its start: {reason_in(self.place.log_path, self.log_start)}")
             try:
                 self.connect().close()
             except psycopg.OperationalError as error:
@@ -140,6 +141,7 @@ def start(place: Place, *, major_of_new_data: int = NEWEST) -> Server:
         make_data_folder(place, major, binaries, account)
     write_access_rules(place.data(major), account)
     with opened(place.version_folder(major), place.socket_folder) as (data_fd, socket_fd), log_file(place) as log:
+        log_start = os.fstat(log).st_size
         process = subprocess.Popen(
             launched(
                 account, signal.SIGINT, [str(binaries / "postgres"), *server_arguments(place, data_fd, socket_fd)]
@@ -151,7 +153,7 @@ def start(place: Place, *, major_of_new_data: int = NEWEST) -> Server:
             cwd="/",
             env=bare_environment(),
         )
-    return Server(place, major, process)
+    return Server(place, major, process, log_start)
 
 
 def choose_account() -> Account:
@@ -396,8 +398,10 @@ def log_file(place: Place) -> Iterator[int]:
         os.close(descriptor)
 
 
-def last_line(path: Path) -> str:
-    """Return the last telling line of a log: Postgres follows its reason with lines about its own end."""
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-20:]
-    telling = [line for line in lines if "FATAL" in line or "PANIC" in line or "ERROR" in line]
-    return (telling or lines or ["no message"])[-1]
+def reason_in(path: Path, start: int) -> str:
+    """Return why Postgres ended, from the lines of its log since `start`: its last error, else all that it said."""
+    with path.open("rb") as log:
+        log.seek(start)
+        lines = log.read(65536).decode(errors="replace").strip().splitlines()
+    errors = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:"))]
+    return errors[-1] if errors else " ".join(lines) or "no message"
