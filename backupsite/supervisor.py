@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backupsite import health, postgres, prepare, processes, state_folder, web
+from backupsite import health, launch, postgres, prepare, processes, state_folder, web
 from backupsite.config import Config, in_url, is_wildcard
+from backupsite.postgres_account import PostgresError
 
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 SESSION_STOP_SECONDS = 2.0
@@ -62,7 +63,7 @@ class Child:
 
     def start(self) -> None:
         command = [sys.executable, str(MANAGE), *self.arguments]
-        prefix = [sys.executable, "-I", "-S", str(postgres.LAUNCH), str(os.getpid()), str(int(signal.SIGTERM)), "-"]
+        prefix = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGTERM)), "-"]
         self.popen = subprocess.Popen(
             [*prefix, "-", *command],
             stdin=subprocess.DEVNULL,
@@ -192,7 +193,7 @@ class Supervisor:
             backoff.started_at = now
             try:
                 self.server = postgres.start(self.place)
-            except postgres.PostgresError as error:
+            except PostgresError as error:
                 say(str(error))
                 backoff.plan_restart(now)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backupsite import config, postgres, postgres_upgrade, processes
+from backupsite import config, postgres, postgres_account, postgres_programs, postgres_upgrade, processes
 
 NOW = ((signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 
@@ -30,7 +30,7 @@ def new_place(**fields):
         yield made
     finally:
         processes.end_all(
-            lambda: [pid for major in postgres.PROGRAMS for pid in processes.working_in(made.data(major))], NOW
+            lambda: [pid for major in postgres_programs.PROGRAMS for pid in processes.working_in(made.data(major))], NOW
         )
         shutil.rmtree(folder)
         shutil.rmtree(made.socket_folder, ignore_errors=True)
@@ -74,7 +74,7 @@ def write(server, text):
 def test_it_starts_stops_and_keeps_what_it_has(shared):
     with running(shared) as server:
         write(server, "kept")
-        account = postgres.choose_account()
+        account = postgres_account.choose_account()
         assert os.stat(f"/proc/{server.process.pid}").st_uid == account.uid != 0
     assert processes.working_in(shared.data(postgres.NEWEST)) == []
     with running(shared) as server:
@@ -108,7 +108,7 @@ def test_the_users_of_the_system_are_told_apart(shared):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_the_unprivileged_user_of_postgres_has_no_database_of_ours(shared):
     with running(shared):
-        account = postgres.choose_account()
+        account = postgres_account.choose_account()
         hello = struct.pack("!i", 196608) + b"user\0backupsite\0database\0postgres\0\0"
         hello = struct.pack("!i", len(hello) + 4) + hello
         program = "import sys, socket; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
@@ -141,7 +141,7 @@ def test_a_left_pid_file_that_names_a_living_process_does_not_matter(shared):
     """Numbers are used again after a restart of a container: Postgres would refuse to start, for ever."""
     with running(shared):
         pass
-    stranger = subprocess.Popen(["sleep", "60"], user=postgres.choose_account().uid)
+    stranger = subprocess.Popen(["sleep", "60"], user=postgres_account.choose_account().uid)
     try:
         pid_file = shared.data(postgres.NEWEST) / "postmaster.pid"
         pid_file.write_text(f"{stranger.pid}\n/somewhere\n0\n5432\n\n\n")
@@ -181,7 +181,7 @@ def test_a_server_that_does_not_end_by_itself_is_ended(shared):
 
 
 def test_an_interrupted_initdb_leaves_nothing_in_the_way(place):
-    account = postgres.choose_account()
+    account = postgres_account.choose_account()
     postgres.prepare_folders(place, account)
     postgres.own_folder(place.version_folder(postgres.NEWEST), account)
     half = place.version_folder(postgres.NEWEST) / "data.new"
@@ -205,7 +205,7 @@ def test_a_foreign_data_folder_is_refused_in_one_line(place, folder, version, me
     data.mkdir(parents=True)
     if version is not None:
         (data / "PG_VERSION").write_text(version)
-    with pytest.raises(postgres.PostgresError, match=message) as caught:
+    with pytest.raises(postgres_account.PostgresError, match=message) as caught:
         postgres.start(place)
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in place.folder.iterdir()) == [folder], "nothing was touched"
@@ -214,7 +214,7 @@ def test_a_foreign_data_folder_is_refused_in_one_line(place, folder, version, me
 def test_a_socket_folder_of_somebody_else_is_refused(place):
     place.socket_folder.parent.mkdir(parents=True, exist_ok=True)
     place.socket_folder.symlink_to("/tmp")
-    with pytest.raises(postgres.PostgresError, match="belongs to somebody else"):
+    with pytest.raises(postgres_account.PostgresError, match="belongs to somebody else"):
         postgres.start(place)
 
 
@@ -223,13 +223,13 @@ def test_a_failed_start_tells_the_reason(place):
         pass
     (place.data(postgres.NEWEST) / "global" / "pg_control").unlink()
     server = postgres.start(place)
-    with pytest.raises(postgres.PostgresError, match="pg_control"):
+    with pytest.raises(postgres_account.PostgresError, match="pg_control"):
         server.wait_until_ready()
 
 
 def test_below_a_closed_folder_and_with_a_long_path(place, monkeypatch):
     """Root's Postgres cannot pass a 0700 folder; and no client can name a long socket path."""
-    monkeypatch.setattr(postgres, "OPEN_PROGRAMS", place.folder.parent / "open")
+    monkeypatch.setattr(postgres_programs, "OPEN_PROGRAMS", place.folder.parent / "open")
     deep = place.folder.parent / ("x" * 120) / "home"
     deep.mkdir(parents=True)
     deep.parent.chmod(0o700)
@@ -266,7 +266,7 @@ def test_stop_is_a_fast_one(shared):
 
 
 def test_the_account_is_never_root():
-    account = postgres.choose_account()
+    account = postgres_account.choose_account()
     assert account.uid != 0
     assert account.switch == (os.geteuid() == 0)
     assert pwd.getpwnam(account.name).pw_uid == account.uid

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from backupsite import postgres, state_folder
+from backupsite.postgres_account import PostgresError
 from backupsite.supervisor import wake_up_on_signals
 
 
@@ -23,7 +24,7 @@ class Command(BaseCommand):
             lock = state_folder.Lock(config.run_folder / "lock", "manage.py postgres")
             state_folder.check_room(config.home)
             run_until_stopped(postgres.place_of(config))
-        except (postgres.PostgresError, state_folder.StateFolderError) as error:
+        except (PostgresError, state_folder.StateFolderError) as error:
             raise CommandError(str(error)) from error
         lock.release()
 
@@ -41,4 +42,4 @@ def run_until_stopped(place: postgres.Place) -> None:
         finally:
             server.stop()
     if not wanted:
-        raise postgres.PostgresError(f"Postgres ended by {signal.Signals(-server.process.returncode).name}.")
+        raise PostgresError(f"Postgres ended by {signal.Signals(-server.process.returncode).name}.")

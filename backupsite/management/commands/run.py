@@ -5,7 +5,7 @@ import os
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from backupsite.postgres import PostgresError
+from backupsite.postgres_account import PostgresError
 from backupsite.prepare import PrepareError
 from backupsite.state_folder import StateFolderError
 from backupsite.supervisor import StartError, Supervisor

@@ -4,6 +4,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from backupsite import postgres, state_folder
+from backupsite.postgres_account import PostgresError
 from backupsite.postgres_upgrade import upgrade
 
 
@@ -19,7 +20,7 @@ class Command(BaseCommand):
         try:
             lock = state_folder.Lock(config.run_folder / "lock", "manage.py upgrade_postgres")
             versions = upgrade(place)
-        except (postgres.PostgresError, state_folder.StateFolderError) as error:
+        except (PostgresError, state_folder.StateFolderError) as error:
             raise CommandError(str(error)) from error
         lock.release()
         if versions is None:
