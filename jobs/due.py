@@ -28,6 +28,7 @@ from jobs.schedule import Kind, Schedule, due_between, next_after
 from jobs.sessions import AlreadyActive, start_backup
 
 DUE_LOCK = 0x6261_636B_0002
+SCHEDULE_FIELDS = ("schedule_kind", "schedule_time", "schedule_weekdays", "time_zone", "schedule_since")
 
 
 class Reason(StrEnum):
@@ -84,7 +85,7 @@ def _first_due(schedule: Schedule, since: datetime) -> datetime | None:
 
 
 def _jobs_with_due_times(now: datetime) -> list[int]:
-    jobs = Job.objects.exclude(schedule_kind=ScheduleKind.MANUAL).order_by("pk")
+    jobs = Job.objects.exclude(schedule_kind=ScheduleKind.MANUAL).only(*SCHEDULE_FIELDS).order_by("pk")
     return [job.pk for job in jobs if _has_due_times(job, now)]
 
 

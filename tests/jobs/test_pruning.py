@@ -2,13 +2,15 @@
 
 import shutil
 from datetime import timedelta
+from threading import Thread
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
 
 from backupsite.models import AuditEvent
 from jobs.models import Job, JobChain, JobChainState, LogLine, Pin, Session, SessionKind, State
-from jobs.pruning import fulls_to_verify, old_chains_waiting, prune, prune_after
+from jobs.pruning import Pruned, fulls_to_verify, old_chains_waiting, prune, prune_after
 from repositories.models import Chain, Kind, PointState, RestorePoint
 from tests.factories import make_chain, make_job, make_pin, make_point, make_repository, make_session
 
@@ -172,6 +174,36 @@ def test_the_session_of_a_job_that_was_deleted_prunes_nothing():
     Job.objects.all().delete()
     session.refresh_from_db()
     assert prune_after(session).points == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_reader_that_comes_while_a_prune_decides_is_seen(repository):
+    """The reader has locked its point, and pinned it, but has not committed: the prune waits for it."""
+    job = make_filled(repository, "FiiFii")
+    done: list[Pruned] = []
+
+    def pruner() -> None:
+        try:
+            done.append(prune(job))
+        finally:
+            connection.close()
+
+    thread = Thread(target=pruner)
+    with transaction.atomic():
+        point = RestorePoint.objects.select_for_update().get(chain=job.current_chain(), sequence=2)
+        make_pin(point)
+        thread.start()
+        while thread.is_alive() and not somebody_waits_for_a_lock():
+            thread.join(timeout=0.01)
+    thread.join(timeout=30)
+    assert done[0].points == 0
+    assert done[0].held[0].points == 3
+
+
+def somebody_waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone() is not None
 
 
 # The old chain that goes after the first encrypted full

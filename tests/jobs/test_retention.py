@@ -1,10 +1,12 @@
 """Golden tables: the runs of a job in a row, what is kept, and what each point is told."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.retention import Point, Reason, decide
+
+STEADY = settings(derandomize=True, deadline=None)
 
 
 def points_of(picture: str) -> list[Point]:
@@ -79,6 +81,7 @@ def test_nothing_to_keep_is_refused(keep):
 RUNS = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 
 
+@STEADY
 @given(RUNS, st.integers(1, 20))
 def test_only_whole_leading_runs_go_and_enough_is_left(runs, keep):
     points = points_of(" ".join("F" + "i" * (length - 1) for length in runs))
@@ -92,6 +95,7 @@ def test_only_whole_leading_runs_go_and_enough_is_left(runs, keep):
     assert left - sum(point.run == first.run for point in points) < keep, "no run stays that is not needed"
 
 
+@STEADY
 @given(st.integers(1, 20), st.integers(1, 60))
 def test_never_more_than_twice_as_many_stay_when_runs_end_at_what_is_kept(keep, sessions):
     """As the planner does it: a full once the run has `keep` points; pruned after each."""

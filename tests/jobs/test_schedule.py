@@ -6,12 +6,13 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.schedule import Kind, Schedule, due_between, next_after
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
+STEADY = settings(derandomize=True, deadline=None)
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 
@@ -171,6 +172,7 @@ def schedules_and_instants(draw: st.DrawFn) -> tuple[Schedule, datetime]:
     return Schedule(kind, draw(TIMES), weekdays, zone), instant
 
 
+@STEADY
 @given(schedules_and_instants(), st.lists(st.integers(0, 3 * 24 * 3600), max_size=6))
 def test_however_time_is_cut_none_is_lost_and_none_is_double(drawn, steps_seconds):
     schedule, start = drawn
@@ -183,6 +185,7 @@ def test_however_time_is_cut_none_is_lost_and_none_is_double(drawn, steps_second
     assert pieces == sorted(pieces)
 
 
+@STEADY
 @given(schedules_and_instants())
 def test_the_next_one_is_the_first_of_those_between(drawn):
     schedule, after = drawn
@@ -192,6 +195,7 @@ def test_the_next_one_is_the_first_of_those_between(drawn):
     assert due_between(schedule, after, due) == [due]
 
 
+@STEADY
 @given(zones_and_instants(), TIMES)
 def test_every_day_of_the_calendar_has_one_daily_run(drawn, at):
     """Checked against the zone's own clock, minute by minute, instead of against arithmetic."""
@@ -218,6 +222,7 @@ def _first_wanted(previous: datetime, shown: datetime, at: time) -> bool:
     return any(previous < datetime.combine(day, at) <= shown for day in days)
 
 
+@STEADY
 @given(zones_and_instants(), TIMES)
 def test_hourly_shows_its_minute_and_is_an_hour_apart_unless_the_clock_moved(drawn, at):
     zone, start = drawn
