@@ -1,6 +1,7 @@
 """Real folders, real chains, and a comparison of both; no part of the engine is replaced."""
 
 import functools
+import hashlib
 import os
 import stat
 import time
@@ -26,7 +27,7 @@ def later() -> int:
 
 @functools.cache
 def recipient(password: str = "correct horse") -> PasswordRecipient:
-    salt = password.encode().ljust(16, b".")[:16]
+    salt = hashlib.sha256(password.encode()).digest()[:16]
     kek = derive_kek(password.encode(), salt=salt, parameters=CHEAP)
     return PasswordRecipient(uuid4(), 1, salt, CHEAP, kek, hint=f"hint of {password}")
 
@@ -62,7 +63,9 @@ class Chain:
     chain_id: UUID = field(default_factory=uuid4)
     points: list[Written] = field(default_factory=list)
 
-    def write(self, kind: Kind | None = None, observer: object = None, passwords: tuple[str, ...] | None = None, **fields) -> Written:
+    def write(
+        self, kind: Kind | None = None, observer: object = None, passwords: tuple[str, ...] | None = None, **fields
+    ) -> Written:
         newest = self.points[-1] if self.points else None
         chosen = self.passwords if passwords is None else passwords
         order = {

@@ -32,8 +32,8 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path, source: Path) -> Chain
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments of about 128 entries, so that a thousand files make several."""
-    monkeypatch.setattr(manifest, "BOUNDARY_MODULUS", 128)
+    """Segments of about 32 entries, so that a thousand files make many."""
+    monkeypatch.setattr(manifest, "BOUNDARY_MODULUS", 32)
     monkeypatch.setattr(manifest, "MAX_ENTRIES", 500)
 
 
@@ -65,7 +65,15 @@ def make_everything(source: Path) -> None:
     os.link(source / "small.txt", source / "second name")
     os.mkfifo(source / "fifo")
     raw = os.fsencode(source)
-    for name in (b"latin-1 \xe9\xff", b"new\nline", b"tab\t\x01\x7f", b"\xf0\x9f\x92\xbe", b"*?[x]", b" space ", b"-rf"):
+    for name in (
+        b"latin-1 \xe9\xff",
+        b"new\nline",
+        b"tab\t\x01\x7f",
+        b"\xf0\x9f\x92\xbe",
+        b"*?[x]",
+        b" space ",
+        b"-rf",
+    ):
         Path(os.fsdecode(raw + b"/" + name)).write_bytes(name)
     (source / "private").write_bytes(b"p")
     (source / "private").chmod(0o600)
@@ -127,7 +135,11 @@ def test_holes_are_neither_read_nor_stored(chain: Chain, source: Path) -> None:
     assert written.length < MIB and written.read_bytes < 2 * MIB
     with chain.open() as point:
         entry = point.entry(inside(source, "sparse"))
-        pieces = [(piece, bytes(piece) if not isinstance(piece, Hole) else b"") for _, content in point.read_many([entry]) for piece in content]
+        pieces = [
+            (piece, bytes(piece) if not isinstance(piece, Hole) else b"")
+            for _, content in point.read_many([entry])
+            for piece in content
+        ]
         assert sum(piece.length if isinstance(piece, Hole) else len(data) for piece, data in pieces) == 300 * MIB
         assert any(isinstance(piece, Hole) for piece, _ in pieces)
         assert content_of(point, entry.path) == (source / "sparse").read_bytes()
@@ -188,8 +200,9 @@ def test_one_insertion_rewrites_one_segment(encrypted: Chain, source: Path, smal
     chain.write()
     with chain.open(0) as old, chain.open() as new:
         known = {row.tag for row in old.root.segments}
-        assert len(known) > 3
-        assert sum(row.tag not in known for row in new.root.segments) <= 2
+        assert len(known) > 20
+        # The source's own (its mtime changed), and that of the new file, which may be a boundary and cut it in two.
+        assert sum(row.tag not in known for row in new.root.segments) <= 3
         assert facts_in_point(new).keys() - facts_in_point(old).keys() == {inside(source, "001234 new")}
 
 
@@ -266,7 +279,10 @@ def test_read_many_in_any_order(chain: Chain, source: Path) -> None:
     with chain.open() as point:
         entries = [entry for entry in point.walk() if entry.is_file]
         random.Random(3).shuffle(entries)
-        got = {entry.path: b"".join(bytes(p) if not isinstance(p, Hole) else bytes(p.length) for p in pieces) for entry, pieces in point.read_many(entries)}
+        got = {
+            entry.path: b"".join(bytes(p) if not isinstance(p, Hole) else bytes(p.length) for p in pieces)
+            for entry, pieces in point.read_many(entries)
+        }
         assert got == {path: fact[-1] for path, fact in facts_on_disk(source).items() if stat.S_ISREG(fact[0])}
         half_taken = [next(pieces, None) is not None for _, pieces in point.read_many(entries)]
         assert len(half_taken) == len(entries)
