@@ -184,7 +184,7 @@ def start_process() -> subprocess.Popen[bytes]:
     To be called from the main thread: the signal fires when the thread that started the process ends.
     """
     program = [sys.executable, "-E", "-s", "-m", "jobs.process"]
-    launcher = [sys.executable, "-I", launch.__file__, str(os.getpid()), str(int(signal.SIGTERM)), "-", "-"]
+    launcher = [sys.executable, "-I", launch.__file__, str(os.getpid()), str(int(signal.SIGTERM)), "-"]
     return subprocess.Popen(
         [*launcher, *program],
         stdin=subprocess.PIPE,

@@ -221,9 +221,10 @@ def _files(chain: Chain) -> tuple[FileOnDisk, ...]:
 def _foreign(file: FileOnDisk, point: RestorePoint) -> str:
     if file.head is None:
         return f"point {point.sequence} cannot be read: {file.problem}"
-    problem = mismatch(file.head.chain_id, file.head.file_id, file.head.generation, point)
-    if not problem and file.head.encrypted != point.chain.encrypted:
+    if file.head.encrypted != point.chain.encrypted:
         problem = "it is " + ("encrypted" if file.head.encrypted else "not encrypted") + ", unlike its chain"
+    else:
+        problem = mismatch(file.head.chain_id, file.head.file_id, file.head.generation, point)
     if not problem and file.length != point.size_bytes:
         problem = f"it has {file.length} bytes instead of {point.size_bytes}"
     return f"the file of point {point.sequence} is foreign: {problem}" if problem else ""
