@@ -49,7 +49,7 @@ def choose_account() -> Account:
 def launched(account: Account, number: signal.Signals, command: list[str]) -> list[str]:
     """Return the command that starts `command` as `account` and ends it by `number` when this process ends."""
     user = account.name if account.switch else "-"
-    return [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(number)), user, "-", *command]
+    return [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(number)), user, *command]
 
 
 def bare_environment() -> dict[str, str]:

@@ -62,10 +62,9 @@ class Child:
     due_at: float = 0.0
 
     def start(self) -> None:
-        command = [sys.executable, str(MANAGE), *self.arguments]
         prefix = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGTERM)), "-"]
         self.popen = subprocess.Popen(
-            [*prefix, "-", *command],
+            [*prefix, sys.executable, str(MANAGE), *self.arguments],
             stdin=subprocess.DEVNULL,
             pass_fds=self.pass_fds,
             env=os.environ | self.environment,

@@ -102,9 +102,9 @@ def test_end_all_goes_on_to_the_next_signal(start):
     assert stubborn.wait() == -9
 
 
-def launched(*program, parent=None, user="-", pid_file="-"):
-    prefix = [sys.executable, "-I", "-S", launch.__file__, str(parent or os.getpid()), str(int(signal.SIGTERM)), user]
-    return [*prefix, str(pid_file), sys.executable, *program]
+def launched(*program, parent=None):
+    prefix = [sys.executable, "-I", "-S", launch.__file__, str(parent or os.getpid()), str(int(signal.SIGTERM)), "-"]
+    return [*prefix, sys.executable, *program]
 
 
 def test_launch_gives_a_session_of_its_own():
@@ -112,14 +112,6 @@ def test_launch_gives_a_session_of_its_own():
         launched("-c", "import os; print(os.getpid() == os.getsid(0))"), capture_output=True, text=True, check=True
     )
     assert done.stdout == "True\n"
-
-
-def test_launch_writes_the_number_and_start_of_the_program(tmp_path):
-    child = subprocess.Popen(launched("-c", PAUSE, pid_file=tmp_path / "x.pid"), stdout=subprocess.PIPE)
-    child.stdout.readline()
-    assert processes.read_pid_file(tmp_path / "x.pid") == identity(child.pid)
-    child.kill()
-    child.communicate()
 
 
 def test_a_launched_program_ends_with_its_parent(start):
@@ -143,7 +135,7 @@ def test_launch_leaves_when_the_parent_is_gone_already():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_launch_becomes_the_user_for_good(tmp_path):
+def test_launch_becomes_the_user_for_good():
     program = [
         sys.executable,
         "-I",
@@ -152,7 +144,6 @@ def test_launch_becomes_the_user_for_good(tmp_path):
         str(os.getpid()),
         "15",
         "nobody",
-        "-",
         "/bin/cat",
         "/proc/self/status",
     ]

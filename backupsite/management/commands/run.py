@@ -21,3 +21,5 @@ class Command(BaseCommand):
             Supervisor(settings.BACKUPSITE).run()
         except (PostgresError, PrepareError, StateFolderError, StartError) as error:
             raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(f"{error.strerror}: {error.filename}") from error
