@@ -42,7 +42,7 @@ def role_table() -> list[tuple[str, list[bool]]]:
 
 
 @requires(Right.PEOPLE)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def user_new(request: HttpRequest) -> HttpResponse:
     form = NewUserForm(_posted(request))
     if request.method == "POST" and form.is_valid():
@@ -56,7 +56,7 @@ def user_new(request: HttpRequest) -> HttpResponse:
 
 
 @requires(Right.PEOPLE)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def user_detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Show an account; POST changes its roles."""
     user = get_object_or_404(people.users_visible_to(request.user), pk=pk)
@@ -87,7 +87,7 @@ def _change_roles(request: HttpRequest, user: User, before: list[str], roles: li
 
 
 @requires(Right.PEOPLE)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def user_password(request: HttpRequest, pk: int) -> HttpResponse:
     user = get_object_or_404(people.users_visible_to(request.user), pk=pk)
     form = PasswordForm(_posted(request), user=user)
@@ -103,7 +103,7 @@ def user_password(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @requires(Right.PEOPLE)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def user_deactivate(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask on a page of its own; POST closes the account."""
     user = get_object_or_404(people.users_visible_to(request.user).filter(is_active=True), pk=pk)
@@ -132,7 +132,7 @@ def user_activate(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("user_detail", user.pk)
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def profile(request: HttpRequest) -> HttpResponse:
     """One's own page: open to everybody who is signed in, also without a role."""
     user = _me(request)
@@ -147,7 +147,7 @@ def profile(request: HttpRequest) -> HttpResponse:
     return render(request, "backupsite/profile.html", {"form": form, "grants": user.grants.order_by("role")})
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def profile_password(request: HttpRequest) -> HttpResponse:
     user = _me(request)
     form = OwnPasswordForm(_posted(request), user=user)
@@ -174,7 +174,7 @@ def _me(request: HttpRequest) -> User:
 
 
 @login_not_required
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def first_administrator(request: HttpRequest, token: str) -> HttpResponse:
     """The one-time link: makes the first account, with the Administrator's role, and signs it in."""
     if first_admin.find_link(token, timezone.now()) is None:

@@ -30,7 +30,7 @@ AMBER_SHARE, RED_SHARE = 0.8, 0.95
 
 
 @requires(Right.ADMINISTER)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def repository_new(request: HttpRequest) -> HttpResponse:
     form = RepositoryForm(_posted(request))
     check = _check_of(request, form)
@@ -45,7 +45,7 @@ def repository_new(request: HttpRequest) -> HttpResponse:
 
 
 @requires(Right.ADMINISTER)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def repository_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
     repository = get_object_or_404(Repository.objects.visible_to(request.user), uuid=uuid)
     form = RepositoryForm(_posted(request), repository=repository)

@@ -41,7 +41,7 @@ def password_list(request: HttpRequest) -> HttpResponse:
 
 @requires(Right.KEYS)
 @sensitive_post_parameters("password", "again")
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def password_new(request: HttpRequest) -> HttpResponse:
     form = NewPasswordForm(_posted(request))
     if request.method == "POST" and form.is_valid():
@@ -64,7 +64,7 @@ def password_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 @requires(Right.KEYS)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def password_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Change the name or the hint; backup files that exist keep the hint they were written with."""
     record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
@@ -81,7 +81,7 @@ def password_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 @requires(Right.KEYS)
 @sensitive_post_parameters("password", "again")
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def password_change(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Add the next version; the earlier ones stay for the points that were written with them."""
     record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
@@ -108,7 +108,7 @@ def _change(request: HttpRequest, record: PasswordRecord, password: str, hint: s
 
 @requires(Right.KEYS)
 @sensitive_post_parameters("password")
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def password_verify(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Tell whether somebody still knows the password; wrong ones are counted and stopped in `passwords`."""
     record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
@@ -128,7 +128,7 @@ SEVERITIES = {"right": Severity.INFO, "wrong": Severity.NOTICE, "blocked": Sever
 
 
 @requires(Right.KEYS)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def password_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
     record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
     holders: list[tuple[str, int, list[str]]] = []

@@ -96,7 +96,7 @@ def chain_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 @requires(Right.ADMINISTER)
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def repository_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Forget a repository that nothing uses; its directory stays as it is."""
     repository = get_object_or_404(Repository.objects.visible_to(request.user), uuid=uuid)
