@@ -29,7 +29,9 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     user, now = signed_in(request), timezone.now()
     protected = figures.protected(user)
     if not protected.jobs:
-        return render(request, "jobs/dashboard_empty.html", {"steps": figures.first_steps()})
+        steps = figures.first_steps()
+        following = next((step for step in steps if not step.done), None)
+        return render(request, "jobs/dashboard_empty.html", {"steps": steps, "next_step": following})
     context = {
         "day": figures.last_day(user, now),
         "running": figures.running(user),

@@ -34,12 +34,6 @@ WEEKDAYS = (
     ("5", "Saturday"),
     ("6", "Sunday"),
 )
-LEVEL_HELP = {
-    Level.NONE: "Stores as it is: for data that is compressed already.",
-    Level.FAST: "The right choice for nearly everything.",
-    Level.BALANCED: "About a tenth smaller, and slower.",
-    Level.STRONG: "As small as it gets; several times slower.",
-}
 
 
 class OldChain:
@@ -89,7 +83,12 @@ class JobForm(forms.Form):
     repository = forms.ModelChoiceField(
         label="Repository", queryset=Repository.objects.none(), empty_label="Choose a repository"
     )
-    level = forms.ChoiceField(label="Compression", choices=Level.choices, initial=Level.FAST)
+    level = forms.ChoiceField(
+        label="Compression",
+        choices=Level.choices,
+        initial=Level.FAST,
+        help_text="Fast is right for nearly everything; strong is several times slower.",
+    )
     encryption = forms.ChoiceField(
         label="Encryption", choices=Encryption.choices, initial=Encryption.PASSWORD, widget=forms.RadioSelect
     )
@@ -245,9 +244,9 @@ class JobForm(forms.Form):
     def show_on(self, job: Job) -> Job:
         """Put what an unbound form begins with on a new job, so that the preview fits what is shown."""
         if not job.pk:
-            job.repository_id = next(
-                (r.pk for r in self.repositories if r.uuid == self.initial.get("repository")), None
-            )
+            only = next((r for r in self.repositories if r.uuid == self.initial.get("repository")), None)
+            if only is not None:
+                job.repository = only
             if self.initial.get("password") == NEW_PASSWORD:
                 job.password = PasswordRecord(name="the new password")
         return job

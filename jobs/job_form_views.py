@@ -95,7 +95,7 @@ def _shown(request: HttpRequest, form: JobForm, job: Job, more: dict[str, Any] |
 
 def _preview(form: JobForm, job: Job) -> Preview | None:
     """Return what the next session would do, if enough is known: a repository, and what protects the files."""
-    if job.repository_id is None or (job.encryption == Encryption.PASSWORD and job.password is None):
+    if getattr(job, "repository", None) is None or (job.encryption == Encryption.PASSWORD and job.password is None):
         return None
     return preview_of(job, detach=form.is_bound and form.cleaned_data.get("old_chain") == OldChain.DETACH)
 

@@ -64,7 +64,7 @@ def _narrowed(jobs: QuerySet[Job], request: HttpRequest) -> QuerySet[Job]:
     if request.GET.get("encryption") in Encryption.values:
         jobs = jobs.filter(encryption=request.GET["encryption"])
     if request.GET.get("state") in State.values:
-        jobs = jobs.filter(last_state=request.GET["state"])
+        jobs = jobs.filter(last_state=request.GET["state"])  # type: ignore[misc]  # annotated
     if request.GET.get("state") == "paused":
         jobs = jobs.filter(paused=True)
     return jobs.order_by("name")

@@ -24,7 +24,8 @@ from jobs.forms_filters import KINDS, SINCE, STATES, Place, SessionFilter
 from jobs.job_views import signed_in
 from jobs.models import ACTIVE, DueTime, Job, LogLevel, LogLine, Session, SessionKind, SessionProgress
 from jobs.session_figures import Measured, figures, graph
-from jobs.sessions import AlreadyActive, NotRepeatable, PointGone, request_cancel, retry
+from jobs.sessions import AlreadyActive, NotRepeatable, PointGone, Selection, request_cancel, retry, selection_of
+from keys.crypto_sealed import CannotOpenSealed
 
 PAGE = 50
 LOG_SHOWN = 200
@@ -46,6 +47,7 @@ SAYS_NO_NAME = (
     "damaged",
     "cancelled",
     "lease-lost",
+    "stopped-outside",
     "point-gone",
     "process-ended",
     "job-gone",
@@ -123,6 +125,7 @@ def session_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "result_is_private": not names
         and session.kind != SessionKind.BACKUP
         and session.result_code not in SAYS_NO_NAME,
+        "selection": chosen(session) if names else None,
         "finished_now": not session.is_active and wants_fragment(request),
         "level": level if level in LogLevel.values else "",
         **live(session, timezone.now()),
@@ -131,12 +134,22 @@ def session_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return page_or_fragment(request, "jobs/session_detail.html", "jobs/_session_live.html", context)
 
 
+def chosen(session: Session) -> Selection | None:
+    """Return what a restore was told; it is sealed, and nothing is said if it no longer opens."""
+    if session.kind != SessionKind.RESTORE or not session.order_sealed:
+        return None
+    try:
+        return selection_of(session)
+    except CannotOpenSealed:
+        return None
+
+
 def live(session: Session, now: datetime) -> dict[str, Any]:
     """Return what the numbers of a session say, while it runs and after."""
     progress = SessionProgress.objects.filter(session=session).first()
-    if progress is None or session.started_at is None:
-        return {"progress": progress, "figures": None, "graph": None}
-    seconds = ((session.ended_at or now) - session.started_at).total_seconds()
+    seconds = ((session.ended_at or now) - session.started_at).total_seconds() if session.started_at else None
+    if progress is None or seconds is None:
+        return {"progress": progress, "figures": None, "graph": None, "seconds": seconds}
     measured = Measured(
         seconds=seconds,
         bytes_processed=progress.bytes_processed,

@@ -42,6 +42,20 @@ def schedule_words(job: Job) -> str:
     return f"every {listed(days)} at {at:%H:%M} {job.time_zone}"
 
 
+STAGES = {
+    "walk+write": "reading and writing",
+    "seal": "sealing the file",
+    "restore": "restoring",
+    "verify": "verifying",
+}
+
+
+@register.filter
+def stage_words(stage: str) -> str:
+    """{{ progress.stage|stage_words }}: what the engine is about"""
+    return STAGES.get(stage, stage or "starting")
+
+
 @register.filter
 def listed(words: Sequence[object]) -> str:
     """{{ names|listed }}: one, two and three"""
