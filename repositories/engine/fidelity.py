@@ -37,8 +37,8 @@ class Losses:
     counts: dict[str, int] = field(default_factory=dict)
     first_paths: dict[str, bytes] = field(default_factory=dict)
 
-    def add(self, code: str, path: bytes) -> None:
-        self.counts[code] = self.counts.get(code, 0) + 1
+    def add(self, code: str, path: bytes, count: int = 1) -> None:
+        self.counts[code] = self.counts.get(code, 0) + count
         self.first_paths.setdefault(code, path)
 
 
@@ -51,9 +51,9 @@ class Fidelity:
         self._user_id = os.geteuid()
         self._group_ids = frozenset((os.getegid(), *os.getgroups()))
 
-    def set_on_descriptor(self, descriptor: int, entry: Entry) -> None:
-        """Set all of it on an open file or folder."""
-        owned = self._owner(entry, lambda uid, gid: os.fchown(descriptor, uid, gid))
+    def set_on_descriptor(self, descriptor: int, entry: Entry, *, owned: bool = False) -> None:
+        """Set all of it on an open file or folder; `owned` where owner and group are known to be right already."""
+        owned = owned or self._owner(entry, lambda uid, gid: os.fchown(descriptor, uid, gid))
         if entry.xattrs:
             self._attributes(entry, lambda name, value: os.setxattr(descriptor, name, value))
         try:

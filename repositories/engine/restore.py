@@ -4,15 +4,16 @@ Entries are restored in the order of the manifest, in which the blocks of their 
 their owner, mode and times last of all, since every entry made in them moves those times. Damage concerns the files
 that it touches: each is reported, and everything else is restored.
 
-How one entry is written safely is left to `repositories.engine.target` and `fidelity`; how blocks are read ahead, to
-`repositories.engine.reader`; how the work is shared between processes, to `repositories.engine.restore_share`.
+How one entry is written safely is left to `repositories.engine.target` and `fidelity`; how blocks are read ahead,
+to `repositories.engine.reader`; how the work is shared between processes, to `repositories.engine.restore_share`
+and `restore_helpers`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,10 @@ from repositories.engine.fidelity import LOSS_SENTENCES
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.reader import Point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
-from repositories.engine.target import Existing, Target
+from repositories.engine.restore_helpers import Helpers, helpers_worth
+from repositories.engine.restore_share import EVERYTHING, CommonList, Selection
+from repositories.engine.restore_walk import Walker
+from repositories.engine.target import Existing, Target, open_into
 
 FAILURES_NAMED_MAX = 1_000
 
@@ -42,6 +46,7 @@ class RestoreOrder:
     existing: Existing = Existing.SKIP
     below: Path | None = None
     reserve: FreeSpace | None = None
+    helpers: int | None = None  # further processes; None where the engine decides
     clock: Callable[[], float] = time.monotonic  # seconds; only paces the reports
 
 
@@ -70,65 +75,63 @@ def restore(order: RestoreOrder, observer: Observer) -> Restored:
 
     Raises NothingToRestore, BadTarget, OutOfSpace, Cancelled. Complete files stay then, unfinished ones do not.
     """
-    paths = selection(order.point, order.paths)
-    with Target(order.into, order.existing, order.below) as target:
-        run = _Run(order, observer, target)
-        run.check_room(paths)
-        run.entries(paths)
+    selection = Selection(order.point, selected(order.point, order.paths))
+    with Target(open_into(order.into, order.below), order.existing) as target:
+        run = _Run(order, selection, observer, target)
+        run.check_room()
+        run.entries()
         run.folders()
         return run.result()
 
 
-def selection(point: Point, paths: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def selected(point: Point, paths: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """The paths without those that another one covers, in the order of the manifest. Raises NothingToRestore."""
     chosen: list[bytes] = []
     for path in sorted(set(paths), key=order_key):
         if chosen and is_below(path, chosen[-1]):
             continue
-        point.entry(path)
+        if path:
+            point.entry(path)
         chosen.append(path)
-    return tuple(chosen) or (b"",)
-
-
-def walk(point: Point, paths: tuple[bytes, ...]) -> Iterator[Entry]:
-    for path in paths:
-        yield from point.walk(path)
+    return tuple(chosen) or EVERYTHING
 
 
 class _Run:
     """One restore from its first entry to its result."""
 
-    def __init__(self, order: RestoreOrder, observer: Observer, target: Target) -> None:
+    def __init__(self, order: RestoreOrder, selection: Selection, observer: Observer, target: Target) -> None:
         self._order = order
+        self._selection = selection
         self._observer = observer
         self._target = target
         self._tally = Tally()
         self._failures: list[Failure] = []
         self._folders: list[Entry] = []
+        self._helpers = Helpers(self._failed)
         self._pulse = Pulse(observer, order.clock)
         self._writer = EntryWriter(target, self._tally, self._failed, self._beat)
+        self._walker = Walker(selection, self._writer, order.clock)
         self._files_total: int | None = None
         self._bytes_total: int | None = None
-        self._waited_seconds = 0.0
         self._started_seconds = order.clock()
 
-    def check_room(self, paths: tuple[bytes, ...]) -> None:
+    def check_room(self) -> None:
         """Count what is wanted and compare it with the free space, before anything is written. Raises OutOfSpace."""
         summary = self._order.point.summary
-        if paths == (b"",):
+        if self._selection.paths == EVERYTHING:
             self._files_total, self._bytes_total = summary.files, summary.source_bytes
         else:
-            self._count(paths)
+            self._count()
         wanted_bytes = self._bytes_total or 0
         if self._may_use_bytes() >= wanted_bytes or self._target.root.names:
             return  # what stands in the target may be skipped or replaced: then only writing can tell
-        stored_bytes = sum(_stored_bytes(entry) for entry in walk(self._order.point, paths) if entry.is_file)
+        stored_bytes = sum(_stored_bytes(entry) for entry in self._selection.entries() if entry.is_file)
         if stored_bytes > self._may_use_bytes():
             raise self._no_room(stored_bytes)
 
-    def _count(self, paths: tuple[bytes, ...]) -> None:
+    def _count(self) -> None:
         self._files_total = self._bytes_total = 0
-        for entry in walk(self._order.point, paths):
+        for entry in self._selection.entries():
             if entry.is_file:
                 self._files_total += 1
                 self._bytes_total += entry.size
@@ -149,20 +152,34 @@ class _Run:
             needed_bytes=needed_bytes,
         )
 
-    def entries(self, paths: tuple[bytes, ...]) -> None:
-        """Restore everything but the folders' own metadata."""
-        clock = self._order.clock
-        before = clock()
-        for entry, pieces in self._order.point.read_many(self._wanted(paths)):
-            self._waited_seconds += clock() - before
-            self._writer.write(entry, pieces)
-            before = clock()
-
-    def _wanted(self, paths: tuple[bytes, ...]) -> Iterator[Entry]:
-        """Every entry of the selection; its folders, and those above it that the point describes, are remembered."""
-        for path in paths:
+    def entries(self) -> None:
+        """Restore everything but the folders' own metadata, with as many processes as are worth it."""
+        for path in self._selection.paths:
             self._folders += described_above(self._order.point, path)
-        for entry in walk(self._order.point, paths):
+        numbers = self._selection.segment_numbers()
+        count = helpers_worth(self._order.point, len(numbers)) if self._order.helpers is None else self._order.helpers
+        with self._helpers as helpers, closing(CommonList.of(numbers)) as common:
+            helpers.start(count, self._order.point, self._selection.paths, self._target, common)
+            mine: list[int] = []
+            self._walker.run(self._mine(common, mine))
+            self._walker.run(self._of_others(sorted(set(numbers).difference(mine))))
+            helpers.wait(self._beat)
+            helpers.add_to(self._tally, self._target.created)
+
+    def _mine(self, common: CommonList, mine: list[int]) -> Iterator[Entry]:
+        """Every entry of the segments that this process gets; its folders are remembered."""
+        for number in common:
+            mine.append(number)
+            yield from self._remembering(self._walker.entries_of(number))
+
+    def _of_others(self, numbers: list[int]) -> Iterator[Entry]:
+        """Of the segments that helpers got, what only this process does: hard links, and remembering folders."""
+        for number in numbers:
+            entries = self._remembering(self._walker.entries_of(number, reported=True))
+            yield from (entry for entry in entries if entry.hard_linked and not entry.is_directory)
+
+    def _remembering(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        for entry in entries:
             if entry.is_directory:
                 self._folders.append(entry)
             yield entry
@@ -172,7 +189,8 @@ class _Run:
         order says overwrite.
         """
         overwrite = self._order.existing is Existing.OVERWRITE
-        for entry in reversed(self._folders):
+        self._folders.sort(key=lambda entry: order_key(entry.path), reverse=True)
+        for entry in self._folders:
             if entry.path in self._target.created or (overwrite and not entry.ancestor):
                 self._writer.complete_folder(entry)
             self._beat()
@@ -205,20 +223,24 @@ class _Run:
         self._pulse.beat(self._report)
 
     def _report(self) -> Progress:
-        tally = self._tally
+        self._helpers.hear()
         if self._order.reserve and self._may_use_bytes() < 0:
-            raise self._no_room(max((self._bytes_total or 0) - tally.bytes_done, 0))
+            raise self._no_room(0)
+        tally, helped = self._tally, self._helpers.counted()
+        done = tally.files + tally.links + tally.skipped + tally.failed
+        bytes_done = tally.bytes_done + sum(helper.bytes_done for helper in helped)
         elapsed_seconds = self._order.clock() - self._started_seconds
+        waited_seconds = min(self._walker.waited_seconds, elapsed_seconds)
         return Progress(
             stage="restore",
-            files_done=tally.files + tally.links + tally.skipped + tally.failed,
+            files_done=done + sum(helper.files + helper.skipped + helper.failed for helper in helped),
             files_total=self._files_total,
-            bytes_processed=tally.bytes_done,
+            bytes_processed=bytes_done,
             bytes_total=self._bytes_total,
-            bytes_read=tally.bytes_done,
-            bytes_written=tally.bytes_written,
+            bytes_read=bytes_done,
+            bytes_written=tally.bytes_written + sum(helper.bytes_written for helper in helped),
             current_path=tally.current_path,
-            busy=Busy(source=elapsed_seconds - self._waited_seconds, repository=self._waited_seconds),
+            busy=Busy(source=elapsed_seconds - waited_seconds, repository=waited_seconds),
         )
 
 

@@ -16,7 +16,7 @@ from repositories.engine.entries import Entry
 from repositories.engine.errors import EngineError, OutOfSpace, text
 from repositories.engine.fidelity import Fidelity, Losses
 from repositories.engine.reader import Piece
-from repositories.engine.target import PRIVATE_FILE_MODE, Folder, Skipped, Target
+from repositories.engine.target import PRIVATE_FILE_MODE, Existing, Folder, Skipped, Target
 from repositories.engine.target_content import write_pieces
 from repositories.engine.target_names import Blocked
 
@@ -82,14 +82,32 @@ class EntryWriter:
         try:
             self._write(entry, pieces)
         except Skipped:
-            self._tally.skipped += 1
-            self._tally.bytes_done += entry.size
+            self._skip(entry)
         except Blocked as error:
-            self._report(entry, error.code, str(error))
+            self.report(Failure(entry.path, error.code, str(error)))
         except OSError as error:
             if error.errno in FULL_DISK:
                 raise self._no_room() from error
-            self._report(entry, "not-written", f"{text(entry.path)} could not be written: {error.strerror}.")
+            sentence = f"{text(entry.path)} could not be written: {error.strerror}."
+            self.report(Failure(entry.path, "not-written", sentence))
+        self._beat()
+
+    def passes_over(self, entry: Entry) -> bool:
+        """Whether an entry is left alone because its name is taken: asked before its content is read."""
+        if self._target.fresh or self._target.existing is not Existing.SKIP or entry.is_directory:
+            return False
+        try:
+            folder, name = self._target.parent_of(entry.path)
+        except (Blocked, OSError):
+            return False  # writing it will say why not
+        if name in folder.names:
+            self._skip(entry)
+            return True
+        return False
+
+    def _skip(self, entry: Entry) -> None:
+        self._tally.skipped += 1
+        self._tally.bytes_done += entry.size
         self._beat()
 
     def complete_folder(self, entry: Entry) -> None:
@@ -124,7 +142,8 @@ class EntryWriter:
         try:
             try:
                 write_pieces(descriptor, pieces, self._took)
-                self._fidelity.set_on_descriptor(descriptor, entry)
+                owned = folder.owner_of_new == (entry.uid, entry.gid)
+                self._fidelity.set_on_descriptor(descriptor, entry, owned=owned)
             finally:
                 os.close(descriptor)
             self._publish(entry, folder, temporary, name)
@@ -195,10 +214,11 @@ class EntryWriter:
         self._tally.bytes_written += size_bytes
         self._beat()
 
-    def _report(self, entry: Entry, code: str, sentence: str) -> None:
-        self._tally.failed += 1
-        self._tally.damaged += code in DAMAGE
-        self._failed(Failure(entry.path, code, sentence))
+    def report(self, failure: Failure, entries: int = 1) -> None:
+        """Count and pass on a failure that concerns so many entries."""
+        self._tally.failed += entries
+        self._tally.damaged += entries if failure.code in DAMAGE else 0
+        self._failed(failure)
 
     def _no_room(self) -> OutOfSpace:
         free_bytes, _ = self._target.free_bytes()

@@ -45,14 +45,19 @@ class Skipped(Exception):
 
 
 class Folder:
-    """An open folder of the target: its path in the backup, its descriptor, and the names that stand in it."""
+    """An open folder of the target: its path in the backup, its descriptor, and the names that stand in it.
 
-    __slots__ = ("_names", "descriptor", "path")
+    `owner_of_new` is (user, group) of files that are made in it, known after the first: a setgid folder and some file
+    systems give new files a group of their own.
+    """
+
+    __slots__ = ("_names", "descriptor", "owner_of_new", "path")
 
     def __init__(self, path: bytes, descriptor: int, names: set[bytes] | None) -> None:
         self.path = path
         self.descriptor = descriptor
         self._names = names
+        self.owner_of_new: tuple[int, int] | None = None
 
     @property
     def names(self) -> set[bytes]:
@@ -65,18 +70,19 @@ class Folder:
 class Target:
     """The folder below which everything is restored. A context manager; closing it closes every descriptor.
 
-    `created` holds the backup's paths of the folders that were made here. `below`, where given, is a folder that
-    `into` may not leave: the components between the two are opened without following symbolic links.
+    Made from the folder's descriptor, as open_into() gives it, which it owns from then on. `created` holds the
+    backup's paths of the folders that were made here; `fresh` is whether nothing stood there before the restore.
     """
 
-    def __init__(self, into: Path, existing: Existing, below: Path | None = None) -> None:
+    def __init__(self, descriptor: int, existing: Existing, *, fresh: bool | None = None) -> None:
         self.existing = existing
         self.created: set[bytes] = set()
         self._moved: dict[bytes, bytes] = {}
         self._open: OrderedDict[bytes, Folder] = OrderedDict()
         self._temporary_token = os.urandom(6).hex().encode("ascii")
         self._temporary_count = 0
-        self.root = Folder(b"", open_into(into, below), None)
+        self.root = Folder(b"", descriptor, None)
+        self.fresh = not self.root.names if fresh is None else fresh
 
     def __enter__(self) -> Target:
         return self
@@ -177,7 +183,11 @@ class Target:
 
     def create(self, folder: Folder, temporary: bytes) -> int:
         """Open a new, private file for writing."""
-        return os.open(temporary, FILE_FLAGS, PRIVATE_FILE_MODE, dir_fd=folder.descriptor)
+        descriptor = os.open(temporary, FILE_FLAGS, PRIVATE_FILE_MODE, dir_fd=folder.descriptor)
+        if folder.owner_of_new is None:
+            facts = os.fstat(descriptor)
+            folder.owner_of_new = (facts.st_uid, facts.st_gid)
+        return descriptor
 
     def publish(self, folder: Folder, temporary: bytes, name: bytes) -> bytes:
         """Give a complete entry its name and return it; a taken name is skipped, replaced or avoided, as the order
@@ -217,7 +227,8 @@ class Target:
 def open_into(into: Path, below: Path | None) -> int:
     """Open (and make) the folder that everything is restored into. Raises BadTarget.
 
-    Without `below` the path is the caller's own and symbolic links in it are followed, as everywhere on a command line.
+    `below` is a folder that `into` may not leave: the components between the two are opened without following symbolic
+    links. Without it the path is the caller's own, and links in it are followed as everywhere on a command line.
     """
     try:
         if below is not None:

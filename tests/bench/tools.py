@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +28,18 @@ class CommandFailed(Exception):
 
 def run(command: list[str], environment: dict[str, str], folder: Path) -> Measured:
     """Run one command to its end and measure it with all its children."""
-    log = folder / "command.log"
-    with log.open("wb") as output:
+    with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        text = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise CommandFailed(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            output.seek(0)
+            said = output.read().decode("utf-8", "replace")[-2000:]
+            raise CommandFailed(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
     return Measured(seconds, usage.ru_maxrss * 1024)
 
 

@@ -15,7 +15,7 @@ from repositories.engine.entries import Entry
 from repositories.engine.errors import BadTarget, damaged
 from repositories.engine.reader import Hole, Piece
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
-from repositories.engine.target import OPEN_FOLDERS_MAX, TEMPORARY_PREFIX, Existing, Target
+from repositories.engine.target import OPEN_FOLDERS_MAX, TEMPORARY_PREFIX, Existing, Target, open_into
 from repositories.engine.target_names import NAME_BYTES_MAX, Blocked, components, free_name
 
 OLD_NS = 1_234_567_890_123_456_789
@@ -61,7 +61,7 @@ def pieces(*contents: bytes) -> list[Piece]:
 
 
 def open_desk(into: Path, existing: Existing = Existing.SKIP, below: Path | None = None) -> Desk:
-    target, tally = Target(into, existing, below), Tally()
+    target, tally = Target(open_into(into, below), existing), Tally()
     failures: list[Failure] = []
     desk = Desk(target, EntryWriter(target, tally, failures.append, lambda: None), tally, failures)
     DESKS.append(desk)
@@ -177,16 +177,16 @@ def test_into_may_not_leave_the_folder_below_which_it_must_stay(tmp_path: Path) 
     (roots / "link").symlink_to(elsewhere)
     for into in (roots / "link", roots / "link" / "x", elsewhere, roots / ".." / "elsewhere"):
         with pytest.raises(BadTarget):
-            Target(into, Existing.SKIP, below=roots)
+            open_into(into, roots)
     assert os.listdir(elsewhere) == []
-    with Target(roots / "new" / "deeper", Existing.SKIP, below=roots):
+    with Target(open_into(roots / "new" / "deeper", roots), Existing.SKIP):
         assert (roots / "new" / "deeper").is_dir()
 
 
 def test_into_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "into").write_bytes(b"")
     with pytest.raises(BadTarget, match="into"):
-        Target(tmp_path / "into", Existing.SKIP)
+        open_into(tmp_path / "into", None)
 
 
 class TestExisting:
@@ -311,7 +311,7 @@ class TestContent:
         def stop() -> None:
             raise Stop
 
-        with Target(tmp_path, Existing.SKIP) as target:
+        with Target(open_into(tmp_path, None), Existing.SKIP) as target:
             writer = EntryWriter(target, Tally(), lambda failure: None, stop)
             with pytest.raises(Stop):
                 writer.write(make_entry(b"f"), pieces(b"content"))
@@ -517,6 +517,6 @@ def test_names() -> None:
 
 
 def test_temporary_names_say_whose_they_are(tmp_path: Path) -> None:
-    with Target(tmp_path, Existing.SKIP) as target:
+    with Target(open_into(tmp_path, None), Existing.SKIP) as target:
         assert target.temporary_name().startswith(TEMPORARY_PREFIX)
         assert target.temporary_name() != target.temporary_name()

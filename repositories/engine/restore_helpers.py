@@ -1,0 +1,174 @@
+"""Further processes that share one restore: when they pay, starting them, hearing them, ending them.
+
+What such a process does is in `repositories.engine.restore_worker`. It never outlives the one that started it: it stops
+when its stdin ends.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from repositories.engine.errors import Cancelled, EngineError, OutOfSpace
+from repositories.engine.reader import Point
+from repositories.engine.restore_entry import Failure, Tally
+from repositories.engine.restore_share import CommonList
+from repositories.engine.restore_worker import Broke, Counted, Failed, Finished, WorkerOrder, decode_message
+from repositories.engine.target import Target
+
+PROCESSES_MAX = 4
+WORTH_BYTES = 256 << 20
+WORTH_FILES = 6_000
+WORTH_SEGMENTS = 6
+STOP_SECONDS = 1.5
+WAIT_SECONDS = 0.1
+PACKAGES = Path(__file__).resolve().parents[2]
+
+
+class HelperLost(EngineError):
+    """A process that shared a restore ended without a word."""
+
+    code = "helper-lost"
+
+
+def helpers_worth(point: Point, segments: int) -> int:
+    """How many further processes a restore of so many segments pays for: none for a small one."""
+    summary = point.summary
+    if segments < WORTH_SEGMENTS or (summary.source_bytes < WORTH_BYTES and summary.files < WORTH_FILES):
+        return 0
+    return min(len(os.sched_getaffinity(0)), PROCESSES_MAX) - 1
+
+
+class _Helper:
+    """One process, what it said so far, and what it did."""
+
+    def __init__(self, order: WorkerOrder) -> None:
+        self.counted = Counted(0, 0, 0, 0, 0, 0, 0, 0, b"", 0.0)
+        self.finished: Finished | None = None
+        self._rest = b""
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "repositories.engine.restore_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(order.target_descriptor, order.list_descriptor),
+            env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LC_ALL": "C.UTF-8"},
+            process_group=0,  # Ctrl-C is for the first process, which ends this one in order
+        )
+        assert self.process.stdin and self.process.stdout
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.stdin.write(msgspec.json.encode(order) + b"\n")
+        self.stdin.flush()
+
+    def hear(self) -> list[bytes]:
+        """The lines that have arrived; called when there is something to read. Raises HelperLost at the end."""
+        part = os.read(self.stdout.fileno(), 1 << 16)
+        if not part and self.finished is None:
+            raise HelperLost("A process of this restore ended unexpectedly. Start it again; what is there is skipped.")
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        return lines
+
+    def end(self) -> None:
+        """Tell it to stop and see that it does; an unfinished file is removed by it."""
+        self.stdin.close()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.stdout.close()
+
+
+class Helpers:
+    """All further processes of one restore; a context manager that leaves none behind."""
+
+    def __init__(self, failed: Callable[[Failure], None]) -> None:
+        self._failed = failed
+        self._helpers: list[_Helper] = []
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Helpers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        self._selector.close()
+
+    def start(self, count: int, point: Point, paths: tuple[bytes, ...], target: Target, common: CommonList) -> None:
+        for _ in range(count):
+            order = WorkerOrder(
+                path=os.fsencode(point.path),
+                seal_hash=point.seal_hash,
+                file_key=point.file_key,
+                paths=paths,
+                existing=target.existing.value,
+                fresh=target.fresh,
+                target_descriptor=target.root.descriptor,
+                list_descriptor=common.descriptor,
+            )
+            helper = _Helper(order)
+            self._helpers.append(helper)
+            self._selector.register(helper.stdout, selectors.EVENT_READ, helper)
+
+    def hear(self, wait_seconds: float = 0.0) -> None:
+        """Take what they said. Raises what made one of them give up."""
+        if not self._helpers:
+            return
+        for key, _ in self._selector.select(wait_seconds):
+            helper: _Helper = key.data
+            for line in helper.hear():
+                self._take(helper, line)
+            if helper.finished is not None:
+                self._selector.unregister(helper.stdout)
+
+    def wait(self, beat: Callable[[], None]) -> None:
+        """Until all have done their share."""
+        while any(helper.finished is None for helper in self._helpers):
+            self.hear(WAIT_SECONDS)
+            beat()
+
+    def counted(self) -> list[Counted]:
+        return [helper.counted for helper in self._helpers]
+
+    def add_to(self, tally: Tally, created: set[bytes]) -> None:
+        """Add what they did to what the first process did."""
+        for helper in self._helpers:
+            done, finished = helper.counted, helper.finished
+            tally.files += done.files
+            tally.directories += done.directories
+            tally.others += done.others
+            tally.skipped += done.skipped
+            tally.failed += done.failed
+            tally.damaged += done.damaged
+            tally.bytes_done += done.bytes_done
+            tally.bytes_written += done.bytes_written
+            for code, count in finished.losses.items() if finished else ():
+                tally.losses.add(code, finished.first_paths[code] if finished else b"", count)
+            created.update(finished.created if finished else ())
+        self._end()
+
+    def _end(self) -> None:
+        for helper in self._helpers:
+            helper.end()
+        self._helpers = []
+
+    def _take(self, helper: _Helper, line: bytes) -> None:
+        match decode_message(line):
+            case Counted() as counted:
+                helper.counted = counted
+            case Failed(path, code, sentence):
+                self._failed(Failure(path, code, sentence))
+            case Finished() as finished:
+                helper.finished = finished
+            case Broke(code, sentence, fields):
+                raise _error(code, sentence, fields)
+
+
+def _error(code: str, sentence: str, fields: dict[str, str | int]) -> EngineError:
+    family = {error.code: error for error in (Cancelled, OutOfSpace)}
+    return family.get(code, HelperLost)(sentence, **fields)

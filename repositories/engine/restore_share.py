@@ -1,0 +1,89 @@
+"""What a restore wants of a manifest, segment by segment, and the common list from which its processes take segments.
+
+A segment is the unit of sharing: one that another process takes is not even opened here. What is done with entries is
+left to `repositories.engine.restore`.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from repositories.engine.entries import Entry, is_below, order_key
+from repositories.engine.errors import CorruptFile
+from repositories.engine.reader import Point
+
+EVERYTHING = (b"",)
+_NUMBER = "I"
+
+
+class Selection:
+    """The entries of a point that are wanted: those at or below `paths`, none of which is below another."""
+
+    def __init__(self, point: Point, paths: tuple[bytes, ...]) -> None:
+        self.point = point
+        self.paths = paths
+        self._chosen = None if paths == EVERYTHING else frozenset(paths)
+
+    def segment_numbers(self) -> list[int]:
+        """The segments that hold wanted entries, in order."""
+        rows = self.point.root.segments
+        if self._chosen is None:
+            return list(range(len(rows)))
+        firsts = [order_key(row.first) for row in rows]
+        numbers: set[int] = set()
+        for path in self.paths:
+            key = order_key(path)
+            for number in range(max(bisect_right(firsts, key) - 1, 0), len(rows)):
+                if firsts[number] > key and not is_below(rows[number].first, path):
+                    break
+                numbers.add(number)
+        return sorted(numbers)
+
+    def entries_of(self, number: int) -> Iterator[Entry]:
+        """The wanted entries of one segment. Raises CorruptFile, MissingFile, CannotUnwrap."""
+        entries = self.point.segment(number).entries()
+        return entries if self._chosen is None else filter(self._is_wanted, entries)
+
+    def entries(self) -> Iterator[Entry]:
+        """All of them, as far as their segments are sound: the restore itself reports those that are not."""
+        for number in self.segment_numbers():
+            try:
+                yield from self.entries_of(number)
+            except CorruptFile:
+                continue
+
+    def _is_wanted(self, entry: Entry) -> bool:
+        path = entry.path
+        while path:
+            if self._chosen is None or path in self._chosen:
+                return True
+            path = path.rpartition(b"/")[0]
+        return False
+
+
+class CommonList:
+    """Numbers that several processes take from, each number once: a file in memory whose read position they share."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def of(cls, numbers: list[int]) -> CommonList:
+        descriptor = os.memfd_create("backupsite-restore", os.MFD_CLOEXEC)
+        remaining = memoryview(array(_NUMBER, numbers).tobytes())
+        while remaining:
+            remaining = remaining[os.write(descriptor, remaining) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return cls(descriptor)
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers that this process gets, until none is left for anybody."""
+        width = array(_NUMBER).itemsize
+        while raw := os.read(self.descriptor, width):
+            yield array(_NUMBER, raw)[0]
+
+    def close(self) -> None:
+        os.close(self.descriptor)
