@@ -6,6 +6,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import RequestFactory
 from django.test.utils import override_settings
+from django.views.defaults import server_error
 
 from backupsite.responses import go_to, no_store, page_or_fragment, wants_fragment
 
@@ -52,3 +53,8 @@ def test_htmx_is_sent_on_with_a_header_and_a_browser_with_a_redirect() -> None:
     swapped = go_to(RequestFactory().post("/", headers=HTMX), "user_detail", 7)
     assert (swapped.status_code, swapped["HX-Redirect"]) == (200, "/users/7/")
     assert "Location" not in swapped
+
+
+def test_the_page_of_a_broken_console_needs_nothing_of_the_console() -> None:
+    response = server_error(RequestFactory().get("/"))
+    assert response.status_code == 500 and b"Something broke in the console" in response.content

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
+from django.db import connection, transaction
 from django.test import Client
 
 from backupsite import people
@@ -92,6 +96,42 @@ def test_the_last_administrator_keeps_the_role() -> None:
     user.refresh_from_db()
     assert user.is_active
     assert not AuditEvent.objects.filter(action__in=["roles changed", "user deactivated"]).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_administrators_who_leave_at_once_one_stays() -> None:
+    first, second = make_user(Role.ADMINISTRATOR), make_user(Role.ADMINISTRATOR)
+    began, refused = threading.Event(), []
+
+    def leave_too() -> None:
+        began.set()
+        try:
+            people.change_roles(second, [])
+        except people.LastAdministrator as error:
+            refused.append(error)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=leave_too)
+    with transaction.atomic():
+        people.change_active(first, False)
+        thread.start()
+        began.wait()
+        assert waits_for_a_lock()
+    thread.join()
+    assert len(refused) == 1
+    assert people.roles_of(second) == ["administrator"]
+
+
+def waits_for_a_lock() -> bool:
+    """Wait until another connection waits for a lock; tell whether one does."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
+            if cursor.fetchone()[0]:
+                return True
+    return False
 
 
 def test_one_of_two_administrators_may_leave() -> None:
