@@ -56,7 +56,7 @@ def prepare(home: Path) -> None:
                 "start as its owner, or set BACKUPSITE_HOME to another folder."
             )
         set_mode(home, found, own=made or not any(home.iterdir()))
-        for name in ("run", "logs"):
+        for name in ("run", "logs", "restores"):
             (home / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StateFolderError(f"The state folder {home} cannot be used: {error.strerror}: {error.filename}") from error

@@ -138,6 +138,8 @@ class Supervisor:
             child.start()
         self.wait_until_healthy()
         say(f"Backupsite is ready at {self.config.public_origin} ({time.monotonic() - began:.1f} s).")
+        if is_wildcard(self.config.bind_host) and self.config.origin is None:
+            say("Other names and addresses of this machine are refused: set BACKUPSITE_ORIGIN to what browsers type.")
         if link is not None:
             say(f"Make the first administrator here (works once, for 24 hours): {link}")
         say(f"State folder: {self.config.home}. Stop with Ctrl-C.")
@@ -177,8 +179,13 @@ class Supervisor:
             child.end_group()
             child.popen = None
             child.plan_restart(now)
-        if now >= child.due_at:
+        if now < child.due_at:
+            return
+        try:
             child.start()
+        except OSError as error:  # no memory, no process numbers: it may be better in a while
+            say(f"{child.name} cannot be started: {error.strerror}; it is tried again.")
+            child.plan_restart(now)
 
     def keep_postgres(self, now: float) -> None:
         backoff = self.server_backoff

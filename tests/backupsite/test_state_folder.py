@@ -22,7 +22,7 @@ def mode(path):
 def test_a_new_folder_is_closed_to_others(home):
     state_folder.prepare(home)
     assert mode(home) == (0o711 if os.geteuid() == 0 else 0o700)
-    assert mode(home / "run") == mode(home / "logs") == 0o700
+    assert mode(home / "run") == mode(home / "logs") == mode(home / "restores") == 0o700
     state_folder.prepare(home)
 
 

@@ -322,6 +322,35 @@ def test_a_database_that_does_not_answer_is_one_line_without_its_password(home):
     assert "topsecret" not in said
 
 
+def test_an_own_postgres_is_used_instead_of_the_embedded_one(home):
+    """The run's Postgres stands for it: DATABASE_URL names a new database there."""
+    url = os.environ["DATABASE_URL"]
+    name = f"own_{os.getpid()}"
+    with contextlib.closing(psycopg.connect(url, autocommit=True)) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        try:
+            with started(home, DATABASE_URL=url.replace("/backupsite?", f"/{name}?")) as console:
+                assert console.healthz() == (200, {"status": "ok"})
+                assert not (home / "postgres").exists()
+                assert console.stop() == 0
+        finally:
+            server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def test_the_first_administrators_link_needs_a_running_console(home):
+    values = environment(home)
+    done = subprocess.run(
+        [sys.executable, str(MANAGE), "first_admin"],
+        env=values,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "Is the console running?" in done.stderr
+
+
 def make_certificate(folder):
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "backup.example.org")])
