@@ -1,6 +1,7 @@
 """The audit trail: what is recorded of a change, a key use, a restore, a download and a sign-in.
 
-Callers decide when; this module decides what a row holds. Values that are secret never come here: callers pass plain fields.
+Callers decide when; this module decides what a row holds. Values that are secret never come here: callers pass plain
+fields.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def record_for(
 
 
 def client_address(request: HttpRequest) -> str | None:
-    """Return the visitor's address; behind trusted proxies the middleware in `proxies` has already put it into REMOTE_ADDR."""
+    """Return the visitor's address; behind trusted proxies the middleware in `proxies` has already put it into
+    REMOTE_ADDR.
+    """
     return request.META.get("REMOTE_ADDR") or None
 
 
@@ -66,16 +69,16 @@ def listen_to_sign_ins() -> None:
     signals.user_login_failed.connect(_refused, dispatch_uid="audit_refused")
 
 
-def _signed_in(sender: object, request: HttpRequest, user: User, **_: Any) -> None:
+def _signed_in(sender: object, request: HttpRequest, user: User, **_: object) -> None:
     record_for(user, "sign-in", user, address=client_address(request))
 
 
-def _signed_out(sender: object, request: HttpRequest, user: User | None, **_: Any) -> None:
+def _signed_out(sender: object, request: HttpRequest, user: User | None, **_: object) -> None:
     if user is not None:
         record_for(user, "sign-out", user, address=client_address(request))
 
 
-def _refused(sender: object, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
+def _refused(sender: object, credentials: dict[str, Any], request: HttpRequest | None = None, **_: object) -> None:
     typed = str(credentials.get("username", ""))[:150]
     # A name that nobody has may be a password typed into the wrong field: it isn't kept.
     name = typed if User.objects.filter(username=typed).exists() else ""

@@ -1,4 +1,6 @@
-"""What happens to every request: the real address behind trusted proxies, the sign-in of an htmx request, the person's time zone."""
+"""What happens to every request: the real address behind trusted proxies, the sign-in of an htmx request, the person's
+time zone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Answer = Callable[[HttpRequest], HttpResponse]
 
 
 class TrustedHopsMiddleware:
-    """Put the visitor's address into REMOTE_ADDR: the one that the outermost trusted proxy saw, so that nobody invents one."""
+    """Put the visitor's address into REMOTE_ADDR: the one that the outermost trusted proxy saw, so that nobody invents
+    one.
+    """
 
     def __init__(self, get_response: Answer) -> None:
         self.get_response = get_response

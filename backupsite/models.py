@@ -1,7 +1,7 @@
 """Who may sign in, what each may do, and what was done.
 
-Users, roles as rows, the audit trail and the one-time link of the first administrator. What a role allows is a table in `roles`;
-what is written to the trail, and when, is decided where it happens, through `audit`.
+Users, roles as rows, the audit trail and the one-time link of the first administrator. What a role allows is a table
+in `roles`; what is written to the trail, and when, is decided where it happens, through `audit`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Severity(models.TextChoices):
 
 
 class AuditEvent(models.Model):
-    """One thing that somebody did. Rows are only ever added; the names are copies, so that they outlive their objects."""
+    """One thing that somebody did. Rows are only ever added; the names are copies, so they outlive their objects."""
 
     at = models.DateTimeField(auto_now_add=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")

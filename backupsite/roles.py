@@ -1,7 +1,7 @@
 """What each role may do: one table, and the one helper that every view asks.
 
-Which objects a user sees is decided by the `visible_to` of each model's manager, which asks `visible` here; scopes later change that
-one function.
+Which objects a user sees is decided by the `visible_to` of each model's manager, which asks `visible` here; scopes
+later change that one function.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ View = TypeVar("View", bound=Callable[..., HttpResponseBase])
 
 
 def rights_of(user: AnyUser) -> frozenset[Right]:
-    """Return every right that the user's roles add up to; none for a visitor, an inactive user or a user without a role."""
+    """Return every right that the user's roles add up to; none for a visitor, an inactive user or a user without a
+    role.
+    """
     if not isinstance(user, User) or not user.is_active:
         return frozenset()
     cached: frozenset[Right] | None = getattr(user, "_rights", None)
@@ -60,11 +62,13 @@ def may(user: AnyUser, right: Right) -> bool:
 
 
 def requires(right: Right) -> Callable[[View], View]:
-    """Refuse (403) whoever lacks `right`. Every view carries exactly one, above its first line; the URL walk test reads `view.right`."""
+    """Refuse (403) whoever lacks `right`. Every view carries exactly one, above its first line; the URL walk test
+    reads `view.right`.
+    """
 
     def mark(view: View) -> View:
         @wraps(view)
-        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        def checked(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
             if not may(request.user, right):
                 raise PermissionDenied(right)
             return view(request, *args, **kwargs)

@@ -1,4 +1,6 @@
-"""Django's secret key: one file of the state folder, made at the first start. It signs sessions, forms and queue rows, and opens no backup."""
+"""Django's secret key: one file of the state folder, made at the first start. It signs sessions, forms and queue rows,
+and opens no backup.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Django's settings: one file. What differs between installations comes from the environment, through `backupsite.config`."""
+"""Django's settings: one file. What differs between installations comes from the environment, through
+`backupsite.config`.
+"""
 
 from __future__ import annotations
 
@@ -77,13 +79,15 @@ TEMPLATES = [
 
 DATABASES = {"default": config.database_settings(BACKUPSITE)}
 
-# Sign-in throttles are counted in Postgres, over all web processes; django-q2's guard writes twice a second, so it gets a cache of its own.
+# Sign-in throttles are counted in Postgres, over all web processes; django-q2's guard writes twice a second, so it
+# gets a cache of its own.
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "backupsite_cache"},
     "cluster": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "cluster"},
 }
 
-# A session can take days, hence no timeout on the session cluster; `retry` only matters there if a worker died between fetching and claiming.
+# A session can take days, hence no timeout on the session cluster; `retry` only matters there if a worker died between
+# fetching and claiming.
 _CLUSTER_SHARED = {
     "orm": "default",
     "cache": "cluster",

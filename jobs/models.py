@@ -1,7 +1,7 @@
 """What happens when: proxies, jobs, the chains they write, due times, sessions and their logs.
 
-State changes are compare-and-set updates in the use-case modules; what the next session writes is decided in `planning`, when it is due
-in `schedule`, what stays in `retention`.
+State changes are compare-and-set updates in the use-case modules; what the next session writes is decided in
+`planning`, when it is due in `schedule`, what stays in `retention`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class ProxyQuerySet(models.QuerySet["Proxy"]):
 
 
 class Proxy(models.Model):
-    """A machine that reads, encrypts and moves data: two django-q2 clusters, `cluster` for sessions and `cluster`.quick for answers."""
+    """A machine that reads, encrypts and moves data: two django-q2 clusters, `cluster` for sessions and
+    `cluster`.quick for answers.
+    """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     name = models.CharField(max_length=100, unique=True)
@@ -88,7 +90,9 @@ class Job(models.Model):
     keep_points = models.PositiveIntegerField(default=14)
     full_requested = models.BooleanField(default=False)
     new_chain_requested = models.BooleanField(default=False)
-    version = models.PositiveIntegerField(default=1, help_text="Grows with every save of the form: two editors notice each other.")
+    version = models.PositiveIntegerField(
+        default=1, help_text="Grows with every save of the form: two editors notice each other."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = JobQuerySet.as_manager()
@@ -108,7 +112,9 @@ class Job(models.Model):
         return self.name
 
     def protection(self) -> dict[str, Any]:
-        """Return what the instance key vouches for: a row changed outside the console gets no slot and fails its session."""
+        """Return what the instance key vouches for: a row changed outside the console gets no slot and fails its
+        session.
+        """
         return {
             "job": str(self.uuid),
             "encryption": self.encryption,
@@ -134,7 +140,8 @@ class JobChain(models.Model):
     chain = models.OneToOneField(Chain, on_delete=models.CASCADE, related_name="job_chain")
     state = models.CharField(max_length=8, choices=JobChainState.choices, default=JobChainState.CURRENT)
     delete_after_full = models.BooleanField(
-        default=False, help_text="Delete this chain when the first full of its successor has succeeded and was verified."
+        default=False,
+        help_text="Delete this chain when the first full of its successor has succeeded and was verified.",
     )
 
     class Meta:
@@ -154,7 +161,9 @@ class DueState(models.TextChoices):
 
 
 class DueTime(models.Model):
-    """One due time of a job's schedule, or a gap of several that nobody was there for (`count` of them, up to `last_due_at`)."""
+    """One due time of a job's schedule, or a gap of several that nobody was there for (`count` of them, up to
+    `last_due_at`).
+    """
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="due_times")
     due_at = models.DateTimeField()
@@ -217,14 +226,18 @@ class Session(models.Model):
     priority = models.SmallIntegerField(default=0)
 
     state = models.CharField(max_length=11, choices=State.choices, default=State.WAITING)
-    wait_reason = models.CharField(max_length=40, blank=True, help_text="Why it waits: a code, made a sentence by the template.")
+    wait_reason = models.CharField(
+        max_length=40, blank=True, help_text="Why it waits: a code, made a sentence by the template."
+    )
     wait_params = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
     queued_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
     lease_until = models.DateTimeField(null=True)
-    fence = models.PositiveIntegerField(default=0, help_text="Grows with every claim: whoever holds an older number is stale.")
+    fence = models.PositiveIntegerField(
+        default=0, help_text="Grows with every claim: whoever holds an older number is stale."
+    )
     cancel_requested_at = models.DateTimeField(null=True)
 
     # What it was told when it was claimed (no secrets), and for a restore the sealed selection.
@@ -255,7 +268,9 @@ class Session(models.Model):
         indexes = [
             models.Index(fields=["-created_at", "-id"], name="sessions_newest_first"),
             models.Index(fields=["job", "-created_at"], name="sessions_of_a_job"),
-            models.Index(fields=["state"], condition=Q(state__in=["waiting", "queued", "running"]), name="sessions_active"),
+            models.Index(
+                fields=["state"], condition=Q(state__in=["waiting", "queued", "running"]), name="sessions_active"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -267,7 +282,9 @@ class Session(models.Model):
 
 
 class SessionProgress(models.Model):
-    """The narrow row that changes while a session runs; the graph is at most 300 samples of [seconds, read bytes/s, written bytes/s]."""
+    """The narrow row that changes while a session runs; the graph is at most 300 samples of [seconds, read bytes/s,
+    written bytes/s].
+    """
 
     session = models.OneToOneField(Session, primary_key=True, on_delete=models.CASCADE, related_name="progress")
     stage = models.CharField(max_length=20, blank=True)
@@ -310,7 +327,9 @@ class LogLine(models.Model):
 
 
 class Pin(models.Model):
-    """A reader needs this point (and what it holds on to) until its lease ends: prune passes it over and says who holds it."""
+    """A reader needs this point (and what it holds on to) until its lease ends: prune passes it over and says who
+    holds it.
+    """
 
     point = models.ForeignKey(RestorePoint, on_delete=models.PROTECT, related_name="pins")
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="pins")
@@ -330,7 +349,9 @@ class QuestionState(models.TextChoices):
 
 
 class Question(models.Model):
-    """A quick question to a proxy (list a folder, check a source or a repository). Names are sealed; rows are removed when read or old."""
+    """A quick question to a proxy (list a folder, check a source or a repository). Names are sealed; rows are removed
+    when read or old.
+    """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     proxy = models.ForeignKey(Proxy, on_delete=models.CASCADE, related_name="questions")

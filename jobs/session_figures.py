@@ -55,7 +55,7 @@ def figures(measured: Measured) -> Figures:
         speed_now=measured.samples[-1][1] if measured.samples else None,
         speed_average=measured.bytes_read / measured.seconds if measured.seconds >= 1 else None,
         seconds_left=seconds_left(measured.bytes_processed, measured.bytes_total, speed),
-        ratio=measured.bytes_read / measured.bytes_written if measured.bytes_read and measured.bytes_written else None,
+        ratio=ratio(measured.bytes_read, measured.bytes_written),
         bottleneck=max(busy, key=lambda part: busy[part]) if any(busy.values()) else "",
         busy_percent=busy,
     )
@@ -68,6 +68,13 @@ def percent(done: int, total: int | None) -> int | None:
     if not total:
         return None
     return 100 if done == total else min(99, done * 100 // total)
+
+
+def ratio(read: int, written: int) -> float | None:
+    """Return how much was read for one written byte; none before a file that is counted as read at its end was
+    counted.
+    """
+    return read / written if written and read >= written else None
 
 
 def seconds_left(done: int, total: int | None, speed: float | None) -> int | None:

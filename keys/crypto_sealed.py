@@ -1,8 +1,9 @@
 """Secrets at rest: one value, sealed under a key of the instance key ring and bound to its place in the database.
 
-A sealed value is: version (1 byte, 1) | key id (8 bytes) | salt (32 bytes) | AES-256-GCM ciphertext and tag. The key of each value is
-HKDF-SHA256(instance key, salt, info = "backupsite sealed value 1"); a key is used once, so the nonce is zero. The AAD is the version, the
-key id and the place (table, column, primary key, and what else must not be swapped), so that a value copied elsewhere does not open.
+A sealed value is: version (1 byte, 1) | key id (8 bytes) | salt (32 bytes) | AES-256-GCM ciphertext and tag. The key
+of each value is HKDF-SHA256(instance key, salt, info = "backupsite sealed value 1"); a key is used once, so the nonce
+is zero. The AAD is the version, the key id and the place (table, column, primary key, and what else must not be
+swapped), so that a value copied elsewhere does not open.
 
 Where the ring is kept is decided in `keys.sealing`.
 """
@@ -54,7 +55,9 @@ class KeyRing:
 def seal(ring: KeyRing, value: bytes, place: tuple[str, ...]) -> bytes:
     """Seal `value` for `place` (table, column, primary key ...) under the active key."""
     head = bytes([VERSION]) + ring.active + os.urandom(SALT_BYTES)
-    return head + AESGCM(_subkey(ring.keys[ring.active], head, b"sealed value")).encrypt(NONCE, value, _aad(head, place))
+    return head + AESGCM(_subkey(ring.keys[ring.active], head, b"sealed value")).encrypt(
+        NONCE, value, _aad(head, place)
+    )
 
 
 def unseal(ring: KeyRing, sealed: bytes, place: tuple[str, ...]) -> bytes:

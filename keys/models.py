@@ -1,7 +1,8 @@
 """Password records and their versions: who can open what.
 
-A record is what an administrator chooses; each change of the password adds a version, and none is ever overwritten. What a job or a
-restore point does with a version is known in `jobs` and `repositories`, which refer to it and so protect it from deletion.
+A record is what an administrator chooses; each change of the password adds a version, and none is ever overwritten.
+What a job or a restore point does with a version is known in `jobs` and `repositories`, which refer to it and so
+protect it from deletion.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class PasswordRecord(models.Model):
 
 
 class PasswordVersion(models.Model):
-    """The key encryption key of one version, sealed under the instance key, and the salt and costs that derive it anew."""
+    """The key encryption key of one version, sealed under the instance key, and the salt and costs that derive it
+    anew.
+    """
 
     record = models.ForeignKey(PasswordRecord, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()

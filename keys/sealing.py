@@ -1,7 +1,8 @@
 """The instance key ring of this console: where it is kept, and sealing a model's columns with it.
 
-The ring is outside Postgres: in BACKUPSITE_INSTANCE_KEYS, or in the file `instance-keys` (mode 0600) of the state folder. Both hold
-JSON: {"active": "<id, hex>", "keys": {"<id, hex>": "<key, base64>"}}. The bytes of a sealed value are decided in `keys.crypto_sealed`.
+The ring is outside Postgres: in BACKUPSITE_INSTANCE_KEYS, or in the file `instance-keys` (mode 0600) of the state
+folder. Both hold JSON: {"active": "<id, hex>", "keys": {"<id, hex>": "<key, base64>"}}. The bytes of a sealed value
+are decided in `keys.crypto_sealed`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def parse_ring(text: str, source: str) -> KeyRing:
         keys = {bytes.fromhex(i): base64.b64decode(k, validate=True) for i, k in data["keys"].items()}
         return KeyRing(bytes.fromhex(data["active"]), keys)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ImproperlyConfigured(f"The instance keys in {source} are not a key ring (see docs/operations.md).") from None
+        raise ImproperlyConfigured(
+            f"The instance keys in {source} are not a key ring (see docs/operations.md)."
+        ) from None
 
 
 def ring_exists() -> bool:
@@ -53,7 +56,9 @@ def ring_exists() -> bool:
 
 
 def ensure_ring() -> bool:
-    """Make a ring file if there is none; return whether one was made. The file and its folder are synced before it counts."""
+    """Make a ring file if there is none; return whether one was made. The file and its folder are synced before it
+    counts.
+    """
     if ring_exists():
         return False
     new = KeyRing.new()

@@ -1,7 +1,7 @@
 """The catalogue: repositories, backup chains, restore points, and what opens each point.
 
-The repository is the truth; these rows are what the console knows of it. Which job writes a chain is known in `jobs` alone; a chain
-keeps a copy of the job's name for the day when the job is gone.
+The repository is the truth; these rows are what the console knows of it. Which job writes a chain is known in `jobs`
+alone; a chain keeps a copy of the job's name for the day when the job is gone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Chain(models.Model):
     repository = models.ForeignKey(Repository, on_delete=models.PROTECT, related_name="chains")
     job_name = models.CharField(max_length=100)
     encrypted = models.BooleanField()
-    damage = models.TextField(blank=True, help_text="What is missing or damaged, by name; empty when the chain is whole.")
+    damage = models.TextField(
+        blank=True, help_text="What is missing or damaged, by name; empty when the chain is whole."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ChainQuerySet.as_manager()
@@ -110,7 +112,9 @@ class RestorePoint(models.Model):
     files = models.BigIntegerField()
     seal_hash = models.BinaryField(max_length=64)
     head_generation = models.PositiveIntegerField(default=1)
-    file_key_sealed = models.BinaryField(null=True, help_text="The file key under the instance key; null for a plain point.")
+    file_key_sealed = models.BinaryField(
+        null=True, help_text="The file key under the instance key; null for a plain point."
+    )
 
     objects = RestorePointQuerySet.as_manager()
 
@@ -134,7 +138,9 @@ class RestorePoint(models.Model):
 
 
 class Slot(models.Model):
-    """One key slot of a backup file: a secret that opens the point (and, through its keyring, the earlier ones of its chain)."""
+    """One key slot of a backup file: a secret that opens the point (and, through its keyring, the earlier ones of its
+    chain).
+    """
 
     point = models.ForeignKey(RestorePoint, on_delete=models.CASCADE, related_name="slots")
     kind = models.CharField(max_length=10, default="password")

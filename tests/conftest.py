@@ -1,4 +1,6 @@
-"""One embedded Postgres per run of pytest, started by the process that controls the run, and the time each folder took."""
+"""One embedded Postgres per run of pytest, started by the process that controls the run, and the time each folder
+took.
+"""
 
 import os
 import shutil

@@ -1,7 +1,7 @@
 """The really running product, and a real Chromium in front of it.
 
-One console a test module: `manage.py run` on a free port with a state folder of its own, stopped with SIGTERM at the end. Screenshots land
-in BACKUPSITE_ARTIFACTS (default: build/screenshots of the tree).
+One console a test module: `manage.py run` on a free port with a state folder of its own, stopped with SIGTERM at the
+end. Screenshots land in BACKUPSITE_ARTIFACTS (default: build/screenshots of the tree).
 """
 
 from __future__ import annotations
@@ -92,13 +92,20 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     }
     log = (home.parent / "console.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "manage.py", "run"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        [sys.executable, "manage.py", "run"],
+        cwd=ROOT,
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: process.poll() is not None or answers(url), "the console")
         if process.poll() is not None:
-            pytest.fail(f"the console ended with {process.returncode}: {(home.parent / 'console.log').read_text()[-4000:]}")
+            pytest.fail(
+                f"the console ended with {process.returncode}: {(home.parent / 'console.log').read_text()[-4000:]}"
+            )
         yield Product(url, home, process)
     finally:
         process.send_signal(signal.SIGTERM)

@@ -1,4 +1,6 @@
-"""The main job, end to end, by hand of a real browser on the running product: an encrypted chain, its changes of key, and back."""
+"""The main job, end to end, by hand of a real browser on the running product: an encrypted chain, its changes of key,
+and back.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SESSION_MILLISECONDS = 60_000
 def real_tree(into: Path) -> None:
     """Copy real files of the system, links and all, and add what is awkward."""
     into.mkdir(parents=True)
-    bulky = shutil.ignore_patterns("__pycache__", "site-packages", "test", "idlelib", "lib2to3", "config-*", "*.a", "lib-dynload")
+    bulky = shutil.ignore_patterns(
+        "__pycache__", "site-packages", "test", "idlelib", "lib2to3", "config-*", "*.a", "lib-dynload"
+    )
     for source in (Path(sysconfig.get_path("stdlib")), Path("/usr/share/zoneinfo/Europe"), Path("/etc/ssl/certs")):
         if source.is_dir():
             shutil.copytree(source, into / source.name, symlinks=True, ignore=bulky)
@@ -35,7 +39,7 @@ def real_tree(into: Path) -> None:
     (into / "two\nlines").write_text("a name with a newline")
     Path(os.fsdecode(os.fsencode(into) + b"/not-utf8-\xff")).write_bytes(b"\x00\xff" * 5000)
     (into / "<b>bold & bad.txt").write_text("a name that is markup")
-    (into / "quoted \"name\".txt").write_text("to be downloaded")
+    (into / 'quoted "name".txt').write_text("to be downloaded")
     (into / "large.bin").write_bytes(os.urandom(3 << 20))
     os.link(into / "large.bin", into / "large-again.bin")
     (into / "secret").write_text("mode 0600")

@@ -1,47 +1,44 @@
-"""Signed-in browsers for the tests of pages: Alice administers, Bob operates, Rita restores, Vera looks, Charlie may
-see nothing.
+"""Signed-in browsers for the tests of pages: Alice administers, Bob operates, Rita restores, Vera looks.
+
+Sven keeps the keys, Charlie may see nothing. Each call is a new person with that role, so that a test can have two of
+them.
 """
 
 from __future__ import annotations
 
+from django.http import HttpResponse
 from django.test import Client
 
 from backupsite.models import Role
-from tests.factories import make_user
+from tests.cast import with_role
 
 HTMX = {"HX-Request": "true"}
 
 
 def alice() -> Client:
-    return browser(Role.ADMINISTRATOR)
+    return with_role(Role.ADMINISTRATOR)
 
 
 def bob() -> Client:
-    return browser(Role.BACKUP_OPERATOR)
+    return with_role(Role.BACKUP_OPERATOR)
 
 
 def rita() -> Client:
-    return browser(Role.RESTORE_OPERATOR)
+    return with_role(Role.RESTORE_OPERATOR)
 
 
 def vera() -> Client:
-    return browser(Role.VIEWER)
+    return with_role(Role.VIEWER)
 
 
 def sven() -> Client:
-    return browser(Role.SECURITY_ADMINISTRATOR)
+    return with_role(Role.SECURITY_ADMINISTRATOR)
 
 
 def charlie() -> Client:
-    return browser(None)
+    return with_role(None)
 
 
-def browser(role: str | None) -> Client:
-    client = Client(headers={"host": "localhost"})
-    client.force_login(make_user(role))
-    return client
-
-
-def text_of(response: object) -> str:
+def text_of(response: HttpResponse) -> str:
     """Return the page with blanks folded, so that tests ask for sentences."""
     return " ".join(response.content.decode().split())
