@@ -63,6 +63,11 @@ class Bar:
         return round(self.x + self.width / 2, 1)
 
     @property
+    def before(self) -> float:
+        """Return where the gap to the bar before it has its middle."""
+        return round(self.x - self.width * 0.3, 1)
+
+    @property
     def above(self) -> float:
         return round(self.y - 7, 1)
 

@@ -14,7 +14,9 @@ from django.utils import timezone
 
 from backupsite.templatetags.show import short_words, size_words
 from jobs.chain_picture import KeyName, Mark, Picture, draw, name_keys
-from jobs.models import ACTIVE, DueState, DueTime, Job, JobChain, Session, SessionKind
+from jobs.consequences import ExistingChain
+from jobs.models import ACTIVE, DueState, DueTime, Job, Session, SessionKind
+from jobs.situation import existing_chains
 from repositories.models import RestorePoint, Slot
 
 MOST_POINTS = 400
@@ -36,26 +38,18 @@ class ChainRow:
 
 
 @dataclass(frozen=True)
-class ChainFacts:
-    """One chain of the job, as a whole."""
+class NumberedChain:
+    """One chain of the job, numbered from the oldest."""
 
     number: int
-    state: str
-    encrypted: bool
-    damage: str
-    points: int
-    stored_bytes: int
-    first_at: datetime
-    last_at: datetime
-    delete_after_full: bool
-    link: JobChain
+    chain: ExistingChain
 
 
 @dataclass(frozen=True)
 class Story:
     picture: Picture
     rows: list[ChainRow]  # newest first
-    chains: list[ChainFacts]  # oldest first
+    chains: list[NumberedChain]  # oldest first
     points: int
     stored_bytes: int
     newest: RestorePoint | None
@@ -64,12 +58,12 @@ class Story:
 def story_of(job: Job, next_at: datetime | None, now: datetime) -> Story:
     points = _points(job)
     gaps = [*_failed(job, points), *_passed_by(job, points)]
-    links = list(job.job_chains.select_related("chain__repository").order_by("chain__created_at", "chain__pk"))
-    numbers = {link.chain_id: number for number, link in enumerate(links, start=1)}
+    chains = [NumberedChain(n, chain) for n, chain in enumerate(existing_chains(job), start=1) if chain.points]
+    numbers = {numbered.chain.id: numbered.number for numbered in chains}
     marks = sorted([*(_mark(point, now) for point in points), *(mark for mark, _ in gaps)], key=lambda mark: mark.at)
     keys = name_keys(marks)
     rows = [
-        ChainRow(p.kind, p.started_at, point=p, key=keys[key_of(p)], chain_number=numbers.get(p.chain_id, 0))
+        ChainRow(p.kind, p.started_at, point=p, key=keys[key_of(p)], chain_number=numbers.get(str(p.chain.uuid), 0))
         for p in points
     ]
     rows += [row for _, row in gaps]
@@ -78,9 +72,9 @@ def story_of(job: Job, next_at: datetime | None, now: datetime) -> Story:
     return Story(
         picture=draw(marks),
         rows=sorted(rows, key=lambda row: row.at, reverse=True),
-        chains=[facts for link in links if (facts := _facts(link, numbers[link.chain_id], points))],
-        points=len(points),
-        stored_bytes=sum(point.size_bytes for point in points),
+        chains=chains,
+        points=sum(numbered.chain.points for numbered in chains),
+        stored_bytes=sum(numbered.chain.size_bytes for numbered in chains),
         newest=points[-1] if points else None,
     )
 
@@ -151,24 +145,6 @@ def _mark(point: RestorePoint, now: datetime) -> Mark:
         chain=str(point.chain_id),
         title=title + (f"opens with {key}" if key else "not encrypted"),
         link=reverse("point_detail", args=[point.uuid]),
-    )
-
-
-def _facts(link: JobChain, number: int, points: list[RestorePoint]) -> ChainFacts | None:
-    own = [point for point in points if point.chain_id == link.chain_id]
-    if not own:
-        return None
-    return ChainFacts(
-        number=number,
-        state=link.state,
-        encrypted=link.chain.encrypted,
-        damage=link.chain.damage,
-        points=len(own),
-        stored_bytes=sum(point.size_bytes for point in own),
-        first_at=own[0].started_at,
-        last_at=own[-1].started_at,
-        delete_after_full=link.delete_after_full,
-        link=link,
     )
 
 

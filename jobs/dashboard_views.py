@@ -9,7 +9,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from backupsite.models import User
 from backupsite.responses import page_or_fragment, vary_on_htmx
@@ -24,7 +24,7 @@ FILL_SECONDS = 3
 
 
 @requires(Right.SEE)
-@require_GET
+@require_safe
 def dashboard(request: HttpRequest) -> HttpResponse:
     user, now = signed_in(request), timezone.now()
     protected = figures.protected(user)
@@ -47,7 +47,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
 
 
 @requires(Right.SEE)
-@require_GET
+@require_safe
 def repository_fill(request: HttpRequest) -> HttpResponse:
     """Ask the proxy how full each repository is; loaded after the page, so that a slow disk does not hold the dashboard
     up.

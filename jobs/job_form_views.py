@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.forms import Form
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
@@ -125,7 +125,7 @@ def _saved(request: HttpRequest, form: JobForm, job: Job, answer: Answer) -> Htt
         return _again(request, form, before or job, {"changed": True})
     except job_cases.EditedMeanwhile:
         return _again(request, form, before or job, {"edited": True})
-    except (job_cases.ReasonNeeded, PlanRefused):
+    except (job_cases.ReasonNeeded, PlanRefused, IntegrityError):  # or a name was taken meanwhile: the form finds it
         return _again(request, form, before or job, {"changed": True})
     for note in answer.notes:
         messages.info(request, note)

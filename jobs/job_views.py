@@ -14,11 +14,12 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django_htmx.http import retarget
 
 from backupsite import audit
 from backupsite.models import Severity, User
-from backupsite.responses import go_to, page_or_fragment
+from backupsite.responses import go_to, page_or_fragment, vary_on_htmx, wants_fragment
 from backupsite.roles import Right, requires
 from jobs import jobs as job_cases
 from jobs.chain_story import has_active_backup, story_of
@@ -40,7 +41,7 @@ def signed_in(request: HttpRequest) -> User:
 
 
 @requires(Right.SEE)
-@require_GET
+@require_safe
 def job_list(request: HttpRequest) -> HttpResponse:
     jobs = with_latest(Job.objects.visible_to(request.user))
     found = _narrowed(jobs, request)
@@ -76,21 +77,25 @@ def _next_url(request: HttpRequest, after: str) -> str:
 
 
 @requires(Right.SEE)
-@require_GET
+@require_safe
 def job_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Show a job. While a session is active only its card asks for itself; its end brings the chain as it is then."""
     job = _job(request, uuid)
+    sessions = Session.objects.visible_to(request.user).filter(job=job)
+    active = sessions.active().filter(kind=SessionKind.BACKUP).select_related("progress").first()
+    if active is not None and wants_fragment(request):
+        return vary_on_htmx(render(request, "jobs/_job_now.html", {"job": job, "active": active}))
     now = timezone.now()
     next_at = next_run(job, now)
-    sessions = Session.objects.visible_to(request.user).filter(job=job)
     context = {
         "job": job,
         "next_at": next_at,
         "story": story_of(job, next_at, now),
         "sessions": list(sessions[:SESSIONS_SHOWN]),
-        "active": sessions.active().filter(kind=SessionKind.BACKUP).select_related("progress").first(),
+        "active": active,
         "last": sessions.filter(kind=SessionKind.BACKUP).exclude(ended_at=None).first(),
     }
-    return page_or_fragment(request, "jobs/job_detail.html", "jobs/_job_live.html", context)
+    return retarget(page_or_fragment(request, "jobs/job_detail.html", "jobs/_job_live.html", context), "#job-live")
 
 
 @requires(Right.RUN)

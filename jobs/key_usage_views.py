@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import Count, Max, Min
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from backupsite.roles import Right, requires
 from jobs.models import Job
@@ -16,7 +16,7 @@ from repositories.models import RestorePoint
 
 
 @requires(Right.KEYS)
-@require_GET
+@require_safe
 def password_usage(request: HttpRequest, uuid: UUID) -> HttpResponse:
     record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
     points = RestorePoint.objects.visible_to(request.user).sealed().filter(slots__password__record=record)

@@ -18,7 +18,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.utils.text import slugify
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
 
 from backupsite import audit
 from backupsite.responses import go_to, no_store, page_or_fragment
@@ -46,7 +46,7 @@ CANNOT_READ = (EngineError, CannotOpenSealed, OSError)
 
 
 @requires(Right.RESTORE)
-@require_GET
+@require_safe
 def restore_start(request: HttpRequest) -> HttpResponse:
     """Show every restore point from the newest, or those of one job."""
     job = uuid_or_none(request.GET.get("job", ""))
@@ -71,7 +71,7 @@ def restore_start(request: HttpRequest) -> HttpResponse:
 
 
 @requires(Right.SEE)
-@require_GET
+@require_safe
 def point_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     point = _point(request, uuid)
     later = point.chain.points.sealed().filter(sequence__gt=point.sequence).order_by("-sequence")
@@ -103,7 +103,7 @@ def point_verify(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 @requires(Right.RESTORE)
-@require_GET
+@require_safe
 def point_browse(request: HttpRequest, uuid: UUID) -> HttpResponse:
     point = _point(request, uuid)
     folder = _path(request)

@@ -14,7 +14,7 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from backupsite import audit
 from backupsite.responses import go_to, page_or_fragment, wants_fragment
@@ -55,7 +55,7 @@ SAYS_NO_NAME = (
 
 
 @requires(Right.SEE)
-@require_GET
+@require_safe
 def session_list(request: HttpRequest) -> HttpResponse:
     narrowed = SessionFilter.of(request.GET)
     rows = list(filtered(Session.objects.visible_to(request.user), narrowed, timezone.now())[: PAGE + 1])
@@ -96,7 +96,7 @@ def page_url(request: HttpRequest, after: Place | None) -> str:
 
 
 @requires(Right.SEE)
-@require_GET
+@require_safe
 def missed_list(request: HttpRequest) -> HttpResponse:
     """Due times that passed without a session; a page by their time."""
     after = SessionFilter.of(request.GET).after
@@ -113,7 +113,7 @@ def missed_list(request: HttpRequest) -> HttpResponse:
 
 
 @requires(Right.SEE)
-@require_GET
+@require_safe
 def session_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Show a session; while it is active, its fragment asks for itself every second."""
     session = _session(request, uuid)

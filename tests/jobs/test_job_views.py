@@ -142,11 +142,13 @@ class TestDetail:
     def test_polls_only_while_a_session_is_active(self, job):
         client = vera()
         session = make_session(job, state=State.RUNNING, started_at=timezone.now())
-        assert b'hx-trigger="every 2s"' in client.get(url("job_detail", job), headers=HTMX).content
+        card = client.get(url("job_detail", job), headers=HTMX).content
+        assert b'hx-trigger="every 2s"' in card and b"Backup chain" not in card
         Session.objects.filter(pk=session.pk).update(state=State.SUCCEEDED)
         fragment = client.get(url("job_detail", job), headers=HTMX)
-        assert b"hx-trigger" not in fragment.content
+        assert b"hx-trigger" not in fragment.content and b"Backup chain" in fragment.content
         assert b"<html" not in fragment.content
+        assert fragment["HX-Retarget"] == "#job-live"
 
     def test_shows_buttons_by_right(self, job):
         make_point(make_chain(job))

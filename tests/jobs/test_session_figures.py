@@ -2,7 +2,17 @@
 
 import pytest
 
-from jobs.session_figures import GRAPH_HEIGHT, GRAPH_WIDTH, Measured, busy_percent, figures, graph, percent, seconds_left
+from jobs.session_figures import (
+    GRAPH_HEIGHT,
+    GRAPH_WIDTH,
+    Measured,
+    busy_percent,
+    figures,
+    graph,
+    percent,
+    ratio,
+    seconds_left,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +29,13 @@ def test_percent(done, total, expected):
 )
 def test_seconds_left(done, total, speed, expected):
     assert seconds_left(done, total, speed) == expected
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "expected"), [(0, 0, None), (0, 5, None), (4, 5, None), (5, 5, 1.0), (40, 10, 4.0)]
+)
+def test_ratio(read, written, expected):
+    assert ratio(read, written) == expected
 
 
 def test_the_bottleneck_is_what_was_busiest():
