@@ -71,9 +71,7 @@ def percent(done: int, total: int | None) -> int | None:
 
 
 def ratio(read: int, written: int) -> float | None:
-    """Return how much was read for one written byte; none before a file that is counted as read at its end was
-    counted.
-    """
+    """Return how much was read for one written byte; none while a large file is written and not yet counted as read."""
     return read / written if written and read >= written else None
 
 
