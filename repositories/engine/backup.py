@@ -260,7 +260,7 @@ class _Session:
         self._packer = Packer(writer, self._identities, key)
         self._content = ContentReader(self._packer, make_cutter(self._chain_key), self._beat)
         self._builder = ManifestBuilder(writer, Boundaries(self._chain_key), self._origin_number)
-        self._storer = Storer(self._builder, self._content, self._packer, self._observer, self._order.clock)
+        self._storer = Storer(self._builder, self._content, self._packer, self._observer, self._order.clock, self._beat)
 
     def _load_runs(self) -> list[Run]:
         """The parent's runs, oldest first; the oldest are left out where they are too many."""
@@ -282,9 +282,7 @@ class _Session:
             self._sources, Patterns(order.include), Patterns(order.exclude), self._never, self._observer, self._beat
         )
         self._beat()
-        for event in compare(walk, self._parent_segments(), self._beat):
-            self._storer.take(event)
-        self._storer.flush()
+        self._storer.take_all(compare(walk, self._parent_segments(), self._beat))
         self._packer.flush()
 
     def _parent_segments(self) -> Iterator[tuple[SegmentRow, Segment]]:

@@ -30,9 +30,8 @@ class Keep(NamedTuple):
     row: SegmentRow | None
 
 
-class Store(NamedTuple):
-    found: Found
-    is_new: bool  # the parent had nothing at this path
+Store = tuple[Found, bool]  # what was found is to be stored; whether the parent had nothing at its path
+Event = Keep | Store
 
 
 class _Cursor:
@@ -79,17 +78,20 @@ class _Cursor:
 
 def compare(
     walk: Iterable[Found], parent: Iterator[tuple[SegmentRow, Segment]], beat: Callable[[], None]
-) -> Iterator[Keep | Store]:
+) -> Iterator[Event]:
     """`parent` gives the parent's segments in order, each with the row under which it may be shared."""
     cursor = _Cursor(parent)
     more = cursor.next_segment()
+    if not more:
+        yield from ((found, True) for found in walk)
+        return
     until_beat = _BEAT_ENTRIES
     for found in walk:
         until_beat -= 1
         if not until_beat:
             beat()
             until_beat = _BEAT_ENTRIES
-        path = found.folder + found.name
+        path = found[0] + found[1]
         row = cursor.row
         if more and row < cursor.count and cursor.paths[row] == path:
             if cursor.facts[row] == _fact(found):
@@ -106,12 +108,12 @@ def compare(
         known = more and cursor.paths[row] == path
         if known:
             cursor.skip()
-        yield Store(found, not known)
+        yield (found, not known)
     yield from _drop_rest(cursor)
 
 
 def _fact(found: Found) -> tuple[int, int, int, int, int]:
-    s = found.stat
+    s = found[2]
     mode = s.st_mode
     return (mode, s.st_size if stat.S_ISREG(mode) else 0, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
 

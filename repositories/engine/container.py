@@ -134,12 +134,13 @@ class Container:
         return index
 
     def _record(self, kind: ItemKind, epoch: Epoch, number: int, offset: int, length: int) -> bytes:
-        record = os.pread(self._fd, RECORD_HEADER_BYTES + length, offset)
-        if len(record) != RECORD_HEADER_BYTES + length:
+        header = os.pread(self._fd, RECORD_HEADER_BYTES, offset)
+        sealed = os.pread(self._fd, length, offset + RECORD_HEADER_BYTES)
+        if len(sealed) != length:
             raise Malformed("the file ends before it")
-        if record[:RECORD_HEADER_BYTES] != pack_record_header(kind, epoch.number, number, length):
+        if header != pack_record_header(kind, epoch.number, number, length):
             raise Malformed("its record header is wrong")
-        return record[RECORD_HEADER_BYTES:]
+        return sealed
 
     def _sealer(self, epoch: Epoch) -> EpochSealer:
         sealer = self._sealers.get(epoch.number)

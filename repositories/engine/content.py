@@ -29,7 +29,7 @@ SMALL_FILE_BYTES = 512 * 1024
 _READ_BYTES = 8 * MIB
 _MIN_CHUNK, _AVERAGE_CHUNK, _MAX_CHUNK = MIB // 4, MIB, 4 * MIB
 _MAX_HOLE = 0xFFFFFFFF
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 Buffer = bytes | bytearray | memoryview
 
@@ -46,8 +46,11 @@ class ReadFile:
     stat: Stat
     size: int
     torn: bool
-    data: bytes | None  # of a small file
-    chunks: array[int] | None  # of a large one, four integers each
+    content: bytes | array[int]  # of a small file; or the chunks of a large one, four integers each
+
+
+class NotRegular(OSError):
+    """There is no regular file any more where the walk saw one."""
 
 
 class Packer:
@@ -70,8 +73,8 @@ class Packer:
             address = known or fresh.get(name)
             if address is None:
                 fresh[name] = address = self._put(chunk)
-                self._identities.add(name, address)
             addresses.append(address)
+        self._identities.add_all(fresh)
         return addresses
 
     def place(self, chunk: memoryview) -> Address:
@@ -79,7 +82,7 @@ class Packer:
         known = self._identities.find([name])[0]
         if known is None:
             known = self._put(chunk)
-            self._identities.add(name, known)
+            self._identities.add_all({name: known})
         return known
 
     def flush(self) -> None:
@@ -105,6 +108,18 @@ def make_cutter(chain_key: bytes) -> FastCDC:
     return FastCDC(avg_size=_AVERAGE_CHUNK, min_size=_MIN_CHUNK, max_size=_MAX_CHUNK, seed=seed)
 
 
+def read_small(path: bytes, expected: Stat) -> bytes | None:
+    """The content of a small file; None if it is not what the walk saw, so that it must be read carefully."""
+    size = expected.st_size
+    fd = os.open(path, OPEN_FLAGS)
+    try:
+        data = os.read(fd, size + 1)
+        after = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return data if len(data) == size and is_same(expected, after) else None
+
+
 class ContentReader:
     """Reads files. `beat` is called for every 8 MiB; read() raises OSError for what cannot be read."""
 
@@ -112,32 +127,23 @@ class ContentReader:
         self._packer, self._cutter, self._beat = packer, cutter, beat
         self.bytes_read = 0
 
-    def read(self, path: bytes, expected: Stat) -> ReadFile | None:
-        """None if there is no regular file any more. A file that was replaced since the walk is read as it is now."""
-        size = expected.st_size
-        fd = os.open(path, _FLAGS)
+    def read(self, path: bytes, expected: Stat) -> ReadFile:
+        """A file that was replaced since the walk is read as it is now."""
+        fd = os.open(path, OPEN_FLAGS)
         try:
-            before: Stat = expected
-            data = os.read(fd, size + 1) if size <= SMALL_FILE_BYTES else b""
-            after = os.fstat(fd)
-            if size <= SMALL_FILE_BYTES and len(data) == size and _same(expected, after):
-                self.bytes_read += size
-                return ReadFile(expected, size, False, data, None)
-            if not stat.S_ISREG(after.st_mode):
-                return None
-            if not _same(expected, after):
-                before = after
-            return self._read_carefully(fd, before)
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise NotRegular(errno.EINVAL, "not a regular file")
+            return self._read(fd, found)
         finally:
             os.close(fd)
 
-    def _read_carefully(self, fd: int, before: Stat) -> ReadFile:
-        """Large files, files that changed since the walk, and short reads."""
+    def _read(self, fd: int, before: os.stat_result) -> ReadFile:
         if before.st_size <= SMALL_FILE_BYTES:
-            data = b"".join(iter_file(fd, before.st_size))
-            torn = not _same(before, os.fstat(fd)) or len(data) != before.st_size
+            data = b"".join(iter_file(fd, 0, before.st_size))
+            torn = len(data) != before.st_size or not is_same(before, os.fstat(fd))
             self.bytes_read += len(data)
-            return ReadFile(before, len(data), torn, data, None)
+            return ReadFile(before, len(data), torn, data)
         chunks = array("I")
         size = 0
         for start, end, is_hole in _extents(fd, before):
@@ -149,37 +155,37 @@ class ContentReader:
                 size = start + got
                 if got < end - start:
                     break
-        return ReadFile(before, size, not _same(before, os.fstat(fd)) or size != before.st_size, None, chunks)
+        torn = size != before.st_size or not is_same(before, os.fstat(fd))
+        return ReadFile(before, size, torn, chunks)
 
     def _cut(self, fd: int, start: int, end: int, chunks: array[int]) -> int:
         """Cut and place the bytes from start to end; returns how many there were."""
-        position, carry = start, memoryview(b"")
-        while True:
+        position = start
+        while position < end:
             self._beat()
-            buffer, filled = _fill(fd, position, end, carry)
-            got = filled - len(carry)
-            position += got
-            self.bytes_read += got
-            last = position >= end or not got
-            view = memoryview(buffer)[:filled]
-            if last and not filled:
-                return position - start
-            carry = self._place(view, last, chunks)
-            if last:
-                return position - start
+            wanted = min(_READ_BYTES, end - position)
+            data = b"".join(iter_file(fd, position, position + wanted))
+            if not data:
+                break
+            last = position + wanted == end or len(data) < wanted
+            position += self._place(data, last, chunks)
+        self.bytes_read += position - start
+        return position - start
 
-    def _place(self, view: memoryview, last: bool, chunks: array[int]) -> memoryview:
-        """Place all chunks but an unfinished one at the end, which is returned."""
+    def _place(self, data: bytes, last: bool, chunks: array[int]) -> int:
+        """Place all chunks; an unfinished one at the end only if it is the last. Returns how many bytes were placed.
+
+        What is left is read again with what follows it, which costs less than copying it.
+        """
+        view = memoryview(data)
         cuts = [(cut.offset, cut.length) for cut in self._cutter.cut_buf(view)]
-        done = cuts if last else cuts[:-1]
-        for offset, length in done:
+        for offset, length in cuts if last else cuts[:-1]:
             chunks.extend(self._packer.place(view[offset : offset + length]))
-        return memoryview(b"") if last else view[cuts[-1][0] :]
+        return len(data) if last else cuts[-1][0]
 
 
-def iter_file(fd: int, limit: int) -> Iterator[bytes]:
-    """From the start of the file to `limit` or its end."""
-    position = 0
+def iter_file(fd: int, position: int, limit: int) -> Iterator[bytes]:
+    """From `position` to `limit` or the end of the file."""
     while position < limit:
         data = os.pread(fd, limit - position, position)
         if not data:
@@ -188,16 +194,7 @@ def iter_file(fd: int, limit: int) -> Iterator[bytes]:
         yield data
 
 
-def _fill(fd: int, position: int, end: int, carry: memoryview) -> tuple[bytearray, int]:
-    """A new buffer with `carry` and what follows it in the file."""
-    wanted = min(_READ_BYTES, end - position)
-    buffer = bytearray(len(carry) + wanted)
-    buffer[: len(carry)] = carry
-    got = os.preadv(fd, [memoryview(buffer)[len(carry) :]], position) if wanted else 0
-    return buffer, len(carry) + got
-
-
-def _same(a: Stat, b: Stat) -> bool:
+def is_same(a: Stat, b: Stat) -> bool:
     return (
         a.st_ino == b.st_ino
         and a.st_size == b.st_size
@@ -207,10 +204,10 @@ def _same(a: Stat, b: Stat) -> bool:
     )
 
 
-def _extents(fd: int, found: Stat) -> Iterable[tuple[int, int, bool]]:
+def _extents(fd: int, found: os.stat_result) -> Iterable[tuple[int, int, bool]]:
     """Data and holes of a file: (start, end, is hole). A file without holes is one extent."""
     size = found.st_size
-    if getattr(found, "st_blocks", 0) * 512 >= size:
+    if found.st_blocks * 512 >= size:
         return [(0, size, False)]
     return _sparse_extents(fd, size)
 

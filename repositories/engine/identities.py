@@ -113,8 +113,8 @@ class Identities:
             self._find_in_runs(identities, found)
         return found
 
-    def add(self, identity: bytes, address: Address) -> None:
-        self._recent[identity] = address
+    def add_all(self, fresh: dict[bytes, Address]) -> None:
+        self._recent.update(fresh)
         if len(self._recent) >= RECENT_ENTRIES:
             self._roll()
 

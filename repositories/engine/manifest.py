@@ -17,6 +17,7 @@ from typing import Protocol
 from uuid import UUID
 
 import msgspec
+import numpy as np
 from blake3 import blake3
 
 from keys import crypto
@@ -24,7 +25,7 @@ from repositories.engine import segments
 from repositories.engine.entries import order_key
 from repositories.engine.layout import ItemKind, Malformed
 from repositories.engine.sealing import INFO
-from repositories.engine.segments import Rows, Segment
+from repositories.engine.segments import Segment
 
 BOUNDARY_MODULUS = 2_048
 MAX_ENTRIES = 8_000
@@ -131,7 +132,7 @@ class Boundaries:
     def ends_at(self, path: bytes) -> bool:
         hasher = self._hasher.copy()
         hasher.update(path)
-        return bool(int.from_bytes(hasher.digest(length=4), "little") % BOUNDARY_MODULUS == 0)
+        return int.from_bytes(hasher.digest(length=4), "little") % BOUNDARY_MODULUS == 0
 
 
 class SegmentSink(Protocol):
@@ -149,35 +150,48 @@ class ManifestBuilder:
         self._sink, self._boundaries, self._origin_number = sink, boundaries, origin_number
         self._pieces: list[tuple[Segment, int, int]] = []
         self._entries = self._chunks = 0
-        self._rows = Rows()
         self.rows: list[SegmentRow] = []  # tag empty: an own segment
 
+    def origins(self) -> list[UUID]:
+        """The session's table, for the chunks of new entries."""
+        return list(self._origin_number)
+
     def keep(self, segment: Segment, start: int, end: int, shared: SegmentRow | None) -> None:
-        """Entries of a segment of the parent; `shared` is its row if it is taken whole and may be shared as it is."""
+        """Entries of a segment of the parent; `shared` is its row if it is taken whole and may be shared as it is.
+
+        Inside a segment of the parent no path is a boundary, but perhaps the last one.
+        """
         if shared is not None and not self._entries:
             self.rows.append(shared)
             return
+        is_boundary = end == len(segment) and self._boundaries.ends_at(segment.path(end - 1))
+        self._take(segment, start, end, is_boundary)
+
+    def add(self, segment: Segment, start: int, end: int) -> None:
+        """New entries; their boundaries are looked for here."""
+        ends_at = self._boundaries.ends_at
+        for row, path in enumerate(segment.paths()[start:end], start):
+            if ends_at(path):
+                self._take(segment, start, row + 1, True)
+                start = row + 1
+        self._take(segment, start, end, False)
+
+    def _take(self, segment: Segment, start: int, end: int, is_boundary: bool) -> None:
+        """Entries without a boundary inside; the last one may be one."""
         while start < end:
-            self._close_rows()
-            stop = min(end, start + MAX_ENTRIES - self._entries)
+            stop = self._fits(segment, start, end)
             self._pieces.append((segment, start, stop))
             self._entries += stop - start
             self._chunks += int(segment.chunk_count[start:stop].sum())
-            last = stop == len(segment)
             start = stop
-            if self._is_full() or (last and self._boundaries.ends_at(segment.path(stop - 1))):
+            if self._is_full() or (is_boundary and stop == end):
                 self._end_segment()
 
-    def current_rows(self) -> Rows:
-        """Where the next new entries go; call added() after them."""
-        return self._rows
-
-    def added(self, path: bytes, chunk_count: int) -> None:
-        """One entry was appended to current_rows()."""
-        self._entries += 1
-        self._chunks += chunk_count
-        if self._is_full() or self._boundaries.ends_at(path):
-            self._end_segment()
+    def _fits(self, segment: Segment, start: int, end: int) -> int:
+        """How far entries may go into the current segment: at least one, until it is full."""
+        stop = min(end, start + MAX_ENTRIES - self._entries)
+        chunks = np.cumsum(segment.chunk_count[start:stop], dtype=np.int64)
+        return min(stop, start + int(np.searchsorted(chunks, MAX_CHUNKS - self._chunks)) + 1)
 
     def finish(self, tag: Callable[[int], bytes]) -> list[SegmentRow]:
         if self._entries:
@@ -187,14 +201,7 @@ class ManifestBuilder:
     def _is_full(self) -> bool:
         return self._entries >= MAX_ENTRIES or self._chunks >= MAX_CHUNKS
 
-    def _close_rows(self) -> None:
-        if self._rows.names:
-            segment = segments.from_rows(self._rows, list(self._origin_number))
-            self._pieces.append((segment, 0, len(segment)))
-            self._rows = Rows()
-
     def _end_segment(self) -> None:
-        self._close_rows()
         segment = segments.concat(self._pieces)
         number = self._sink.add_metadata(ItemKind.SEGMENT, segments.pack(segment))
         self.rows.append(SegmentRow(0, number, b"", len(segment), segment.path(0), segment.path(len(segment) - 1)))

@@ -38,7 +38,7 @@ _PAYLOAD = struct.Struct("<BxxxI")
 _STORED, _ZSTD = 0, 1
 
 METADATA_LEVEL = 3
-ZSTD_LEVELS = {"none": None, "fast": 1, "balanced": 3, "strong": 12}
+ZSTD_LEVELS = {"none": None, "fast": 1, "balanced": 2, "strong": 9}
 
 
 class EpochSealer:

@@ -1,7 +1,9 @@
 """What the comparison says becomes rows and blocks: files are read in batches, and the order of entries is kept.
 
-A batch ends at 4 MiB of content, 1,000 entries or 8 segments; only then its rows go to the manifest. Counting and
-warning happen here; what a chunk is, and whether it is stored already, is left to content.py.
+A batch ends at 4 MiB of small files, 1,000 entries or 8 kept segments; then its files are read, their content is
+placed, and its rows go to the manifest. Per file there is as little Python as possible: the loop of _read_all() is
+what a backup of many small files costs. Counting and warning happen here; what a chunk is, and whether it is stored
+already, is left to content.py.
 """
 
 from __future__ import annotations
@@ -11,26 +13,32 @@ import os
 import stat
 import time
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
-from repositories.engine.compare import Keep, Store
-from repositories.engine.content import ContentReader, Packer
+from repositories.engine import segments
+from repositories.engine.columns import Array
+from repositories.engine.compare import Event, Keep, Store
+from repositories.engine.content import SMALL_FILE_BYTES, ContentReader, NotRegular, Packer, is_same, read_small
 from repositories.engine.errors import text
 from repositories.engine.layout import BLOCK_TARGET_BYTES
 from repositories.engine.manifest import ManifestBuilder
 from repositories.engine.observer import Observer
-from repositories.engine.segments import ANCESTOR, HARD_LINKED, RACY, TORN, Rows, Xattrs
-from repositories.engine.walk import Found, Stat
+from repositories.engine.segments import ANCESTOR, HARD_LINKED, RACY, TORN, Rows, Segment, Xattrs
+from repositories.engine.walk import Stat
 
 RACY_NS = 2_000_000_000
 _BATCH_ENTRIES = 1_000
 _BATCH_SEGMENTS = 8
-_NO_XATTRS = frozenset((errno.ENOTSUP, errno.EPERM, errno.EACCES))
+_BEAT_MASK = 63
+_NOT_FOR_US = frozenset((errno.EPERM, errno.EACCES, errno.ENODATA))
 _GONE = (FileNotFoundError, NotADirectoryError)
+_IFMT, _IFREG, _IFDIR, _IFLNK = 0o170000, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
+
+Content: TypeAlias = "bytes | array[int] | None"  # of a small file; the chunks of a large one; nothing
 
 
 @dataclass(slots=True)
@@ -44,20 +52,25 @@ class Counts:
     unchanged_files: int = 0
 
 
-class _Row(NamedTuple):
-    folder: bytes
-    name: bytes
-    stat: Stat
-    size: int
-    flags: int
-    data: bytes | None
-    chunks: array[int] | None
-    target: bytes
-    xattrs: Xattrs
+@dataclass(slots=True)
+class _Batch:
+    """What comes next, in order: entries to store, and ranges to keep before the n-th of them."""
+
+    stores: list[Store] = field(default_factory=list)
+    keeps: list[tuple[int, Keep]] = field(default_factory=list)
+    small_bytes: int = 0
+    kept_segments: int = 0
+
+    def is_full(self) -> bool:
+        return (
+            self.small_bytes >= BLOCK_TARGET_BYTES
+            or len(self.stores) >= _BATCH_ENTRIES
+            or self.kept_segments >= _BATCH_SEGMENTS
+        )
 
 
 class Storer:
-    """Takes the events of compare() in order; flush() at the end. `clock` is the time of day in ns."""
+    """Takes the events of compare() in order. `clock` is the time of day in ns; `beat` may raise Cancelled."""
 
     def __init__(
         self,
@@ -66,119 +79,130 @@ class Storer:
         packer: Packer,
         observer: Observer,
         clock: Callable[[], int],
+        beat: Callable[[], None],
     ) -> None:
         self.counts = Counts()
         self.current_path = b""
         self.source_seconds = 0.0
         self._builder, self._reader, self._packer = builder, reader, packer
-        self._observer, self._clock = observer, clock
-        self._batch: list[_Row | Keep] = []
-        self._batch_bytes = self._batch_segments = 0
-        self._now = clock()
+        self._observer, self._clock, self._beat = observer, clock, beat
         self._without_xattrs: set[int] = set()
         self._linked: dict[tuple[int, int], tuple[Stat, array[int]]] = {}
 
-    def take(self, event: Keep | Store) -> None:
-        if isinstance(event, Store):
-            self._store(event)
-        elif self._batch:
-            self._batch.append(event)
-            self._batch_segments += event.end == len(event.segment)
-            if self._batch_segments >= _BATCH_SEGMENTS:
-                self.flush()
-        else:
-            self._keep(event)
-
-    def flush(self) -> None:
-        """Place the content of the batch, then give its rows to the manifest."""
-        if self._batch:
-            batch, self._batch, self._batch_bytes, self._batch_segments = self._batch, [], 0, 0
-            contents = [event.data for event in batch if isinstance(event, _Row) and event.data]
-            addresses = iter(self._packer.place_all(contents))
-            for event in batch:
-                if isinstance(event, Keep):
+    def take_all(self, events: Iterable[Event]) -> None:
+        batch = _Batch()
+        stores = batch.stores
+        for event in events:
+            if isinstance(event, Keep):
+                if not stores:
                     self._keep(event)
-                else:
-                    self._add_row(event, next(addresses) if event.data else None)
-        self._now = self._clock()
-
-    def _keep(self, event: Keep) -> None:
-        segment, start, end, shared = event
-        formats = segment.mode[start:end] & np.uint32(0o170000)
-        files = int(np.count_nonzero(formats == stat.S_IFREG))
-        folders = int(np.count_nonzero(formats == stat.S_IFDIR))
-        counts = self.counts
-        counts.files += files
-        counts.unchanged_files += files
-        counts.directories += folders
-        counts.others += end - start - files - folders
-        counts.source_bytes += int(segment.size[start:end].sum(dtype=np.uint64))
-        self.current_path = segment.path(end - 1)
-        self._builder.keep(segment, start, end, shared)
-
-    def _store(self, event: Store) -> None:
-        found = event.found
-        mode = found.stat.st_mode
-        try:
-            row = self._file(found) if stat.S_ISREG(mode) else self._other(found)
-        except OSError as error:
-            self._warn_lost(found, error)
-            return
-        if row is None:
-            self._warn(found, "vanished", "turned into something else before it was read")
-            return
-        self._count(row, event.is_new)
-        self._batch.append(row)
-        if self._batch_bytes >= BLOCK_TARGET_BYTES or len(self._batch) >= _BATCH_ENTRIES:
-            self.current_path = found.folder + found.name
-            self.flush()
-
-    def _file(self, found: Found) -> _Row | None:
-        """Raises OSError."""
-        path = b"/" + found.folder + found.name
-        stat_ = found.stat
-        size, flags, data, chunks = stat_.st_size, 0, None, None
-        if size:
-            known = self._linked.get((stat_.st_dev, stat_.st_ino)) if stat_.st_nlink > 1 else None
-            if known is not None and known[0] == stat_:
-                chunks = known[1]
+                    continue
+                batch.keeps.append((len(stores), event))
+                batch.kept_segments += event.end == len(event.segment)
             else:
-                if size >= BLOCK_TARGET_BYTES:
-                    self.current_path = found.folder + found.name  # of a small one the end of its batch tells
-                start = time.perf_counter()
-                read = self._reader.read(path, stat_)
-                self.source_seconds += time.perf_counter() - start
-                if read is None:
-                    return None
-                stat_, size, data, chunks = read.stat, read.size, read.data, read.chunks
-                if read.torn:
-                    flags = TORN | RACY
-                    self._warn(found, "changed", "changed while it was read; the next session reads it again")
-        if stat_.st_nlink > 1:
-            flags |= HARD_LINKED
-            if chunks is not None:
-                self._linked[stat_.st_dev, stat_.st_ino] = (stat_, chunks)
-        if max(stat_.st_mtime_ns, stat_.st_ctime_ns) > self._now - RACY_NS:
-            flags |= RACY
-        self._batch_bytes += len(data) if data else 0
-        return _Row(found.folder, found.name, stat_, size, flags, data, chunks, b"", self._xattrs(path, stat_))
+                stores.append(event)
+                size = event[0][2].st_size
+                if size <= SMALL_FILE_BYTES:
+                    batch.small_bytes += size
+            if batch.is_full():
+                self._store(batch)
+                batch = _Batch()
+                stores = batch.stores
+        self._store(batch)
 
-    def _other(self, found: Found) -> _Row:
-        """Raises OSError."""
-        path = b"/" + found.folder + found.name
-        stat_ = found.stat
-        if found.ancestor:
-            return _Row(found.folder, found.name, stat_, 0, ANCESTOR, None, None, b"", ())
-        flags, target = 0, b""
-        if not stat.S_ISDIR(stat_.st_mode) and max(stat_.st_mtime_ns, stat_.st_ctime_ns) > self._now - RACY_NS:
-            flags = RACY
-        if stat.S_ISLNK(stat_.st_mode):
-            target = os.readlink(path)
-        return _Row(found.folder, found.name, stat_, 0, flags, None, None, target, self._xattrs(path, stat_))
+    def _store(self, batch: _Batch) -> None:
+        """Read the files of the batch, place their content, and give all rows to the manifest in order."""
+        if not batch.stores:
+            return
+        now_ns = self._clock()
+        rows, contents, new, lost = self._read_all(batch.stores)
+        addresses = iter(self._packer.place_all([content for content in contents if isinstance(content, bytes)]))
+        for content in contents:
+            if content is None:
+                rows.chunk_counts.append(0)
+            elif isinstance(content, bytes):
+                rows.chunk_counts.append(1)
+                rows.chunks.extend(next(addresses))
+            else:
+                rows.chunk_counts.append(len(content) // 4)
+                rows.chunks.extend(content)
+        segment = segments.from_rows(rows, self._builder.origins())
+        recent = np.maximum(segment.mtime, segment.ctime) > now_ns - RACY_NS
+        segment.flags |= np.where(recent & (segment.mode & _IFMT != _IFDIR), np.uint32(RACY), np.uint32(0))
+        self._count(segment, 0, len(segment), np.array(new, bool))
+        self._hand_over(segment, batch.keeps, lost)
 
-    def _xattrs(self, path: bytes, stat_: Stat) -> Xattrs:
-        if stat_.st_dev in self._without_xattrs:
-            return ()
+    def _hand_over(self, segment: Segment, keeps: list[tuple[int, Keep]], lost: list[int]) -> None:
+        """`keeps` count the entries that were to be stored; `lost` are those among them that could not be."""
+        start = 0
+        for position, keep in keeps:
+            end = position - sum(1 for number in lost if number < position)
+            self._builder.add(segment, start, end)
+            self._keep(keep)
+            start = end
+        self._builder.add(segment, start, len(segment))
+
+    def _read_all(self, stores: list[Store]) -> tuple[Rows, list[Content], list[bool], list[int]]:
+        """Rows without their chunks, their contents, which are new, and the numbers of those that were lost."""
+        rows, new, lost = Rows(), [], []
+        contents: list[Content] = []
+        names, without_xattrs = rows.names, self._without_xattrs
+        started, bytes_read = time.perf_counter(), 0
+        for number, ((folder, name, found, ancestor), is_new) in enumerate(stores):
+            if not number & _BEAT_MASK:
+                self.current_path = folder + name
+                self._beat()
+            path = b"/" + folder + name
+            mode, size, flags = found.st_mode, found.st_size, 0
+            content: Content = None
+            try:
+                if mode & _IFMT == _IFREG:
+                    if 0 < size <= SMALL_FILE_BYTES and found.st_nlink == 1:
+                        content = read_small(path, found)
+                        bytes_read += size
+                    if content is None and (size or found.st_nlink > 1):
+                        found, size, flags, content = self._read_carefully(path, found)
+                else:
+                    size = 0
+                    if ancestor:
+                        flags = ANCESTOR
+                    elif mode & _IFMT == _IFLNK:
+                        rows.targets[len(names)] = os.readlink(path)
+            except OSError as error:
+                self._warn_lost(path, error)
+                lost.append(number)
+                continue
+            if not ancestor and found.st_dev not in without_xattrs and (xattrs := self._xattrs(path, found.st_dev)):
+                rows.xattrs[len(names)] = xattrs
+            rows.folders.append(folder)
+            names.append(name)
+            rows.stats.append(found)
+            rows.sizes.append(size)
+            rows.flags.append(flags)
+            contents.append(content)
+            new.append(is_new)
+        self._reader.bytes_read += bytes_read
+        self.source_seconds += time.perf_counter() - started
+        return rows, contents, new, lost
+
+    def _read_carefully(self, path: bytes, expected: Stat) -> tuple[Stat, int, int, Content]:
+        """Large, linked, and changed files: (what was found, bytes read, flags, content). Raises OSError."""
+        linked = HARD_LINKED if expected.st_nlink > 1 else 0
+        known = self._linked.get((expected.st_dev, expected.st_ino)) if linked else None
+        if known is not None and is_same(known[0], expected):
+            return expected, expected.st_size, linked, known[1]
+        if not expected.st_size:
+            return expected, 0, linked, None
+        read = self._reader.read(path, expected)
+        flags = linked
+        if read.torn:
+            flags |= TORN | RACY
+            self._warn("changed", path, "changed while it was read; the next session reads it again")
+        elif linked and isinstance(read.content, array):
+            self._linked[expected.st_dev, expected.st_ino] = (read.stat, read.content)
+        return read.stat, read.size, flags, read.content
+
+    def _xattrs(self, path: bytes, device: int) -> Xattrs:
         try:
             names = os.listxattr(path, follow_symlinks=False)
             if not names:
@@ -186,52 +210,40 @@ class Storer:
             return tuple((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names))
         except OSError as error:
             if error.errno == errno.ENOTSUP:
-                self._without_xattrs.add(stat_.st_dev)
-            elif error.errno not in _NO_XATTRS and not isinstance(error, _GONE):
-                self._observer.warn("xattrs-unreadable", path[1:], f"The attributes of {text(path)} cannot be read.")
+                self._without_xattrs.add(device)
+            elif error.errno not in _NOT_FOR_US and not isinstance(error, _GONE):
+                self._warn("xattrs-unreadable", path, "has extended attributes that cannot be read")
         return ()
 
-    def _add_row(self, row: _Row, address: tuple[int, int, int, int] | None) -> None:
-        rows: Rows = self._builder.current_rows()
-        if row.target:
-            rows.targets[len(rows.names)] = row.target
-        if row.xattrs:
-            rows.xattrs[len(rows.names)] = row.xattrs
-        rows.folders.append(row.folder)
-        rows.names.append(row.name)
-        rows.stats.append(row.stat)
-        rows.sizes.append(row.size)
-        rows.flags.append(row.flags)
-        count = 0
-        if address is not None:
-            rows.chunks.extend(address)
-            count = 1
-        elif row.chunks is not None:
-            rows.chunks.extend(row.chunks)
-            count = len(row.chunks) // 4
-        rows.chunk_counts.append(count)
-        self._builder.added(row.folder + row.name, count)
+    def _keep(self, keep: Keep) -> None:
+        segment, start, end, shared = keep
+        self._count(segment, start, end, None)
+        self.current_path = segment.path(end - 1)
+        self._builder.keep(segment, start, end, shared)
 
-    def _count(self, row: _Row, is_new: bool) -> None:
-        counts = self.counts
-        counts.source_bytes += row.size
-        if stat.S_ISREG(row.stat.st_mode):
-            counts.files += 1
-            if is_new:
-                counts.new_files += 1
-            else:
-                counts.changed_files += 1
-        elif stat.S_ISDIR(row.stat.st_mode):
-            counts.directories += 1
+    def _count(self, segment: Segment, start: int, end: int, new: Array | None) -> None:
+        """`new` says which rows are new, the others are changed; without it all are unchanged."""
+        counts, formats = self.counts, segment.mode[start:end] & np.uint32(_IFMT)
+        regular = formats == _IFREG
+        files, folders = int(np.count_nonzero(regular)), int(np.count_nonzero(formats == _IFDIR))
+        counts.files += files
+        counts.directories += folders
+        counts.others += end - start - files - folders
+        counts.source_bytes += int(segment.size[start:end].sum(dtype=np.uint64))
+        if new is None:
+            counts.unchanged_files += files
         else:
-            counts.others += 1
+            new_files = int(np.count_nonzero(regular & new))
+            counts.new_files += new_files
+            counts.changed_files += files - new_files
 
-    def _warn_lost(self, found: Found, error: OSError) -> None:
+    def _warn_lost(self, path: bytes, error: OSError) -> None:
         if isinstance(error, _GONE):
-            self._warn(found, "vanished", "vanished before it was read")
+            self._warn("vanished", path, "vanished before it was read")
+        elif isinstance(error, NotRegular):
+            self._warn("vanished", path, "turned into something else before it was read")
         else:
-            self._warn(found, "unreadable", f"cannot be read: {error.strerror or type(error).__name__}")
+            self._warn("unreadable", path, f"cannot be read: {error.strerror or type(error).__name__}")
 
-    def _warn(self, found: Found, code: str, what: str) -> None:
-        path = found.folder + found.name
-        self._observer.warn(code, path, f"/{text(path)} {what}.")
+    def _warn(self, code: str, path: bytes, what: str) -> None:
+        self._observer.warn(code, path[1:], f"{text(path)} {what}.")

@@ -64,13 +64,9 @@ class AncestorStat(NamedTuple):
     st_ctime_ns: int = 0
 
 
-class Found(NamedTuple):
-    """`folder` ends with a slash or is empty; folder + name is the path without the leading slash."""
-
-    folder: bytes
-    name: bytes
-    stat: Stat
-    ancestor: bool
+# (folder, name, stat, is an ancestor): the folder ends with a slash or is empty; folder + name is the path without the
+# leading slash. A plain tuple, since there may be a million of them.
+Found = tuple[bytes, bytes, Stat, bool]
 
 
 def clean_sources(sources: Iterable[bytes], refused: Iterable[bytes]) -> list[bytes]:
@@ -160,7 +156,7 @@ class Walk:
             self._warn_lost(path, error)
             return
         folder, _, name = path.rpartition(b"/")
-        yield Found(folder + b"/" if folder else b"", name, found, False)
+        yield (folder + b"/" if folder else b"", name, found, False)
         if stat.S_ISDIR(found.st_mode):
             yield from self._folder(path + b"/", False)
 
@@ -173,7 +169,7 @@ class Walk:
                 folder = b"".join(part + b"/" for part in parts[: depth - 1])
                 above = os.stat(b"/" + ancestor)
                 only = AncestorStat(above.st_mode, above.st_uid, above.st_gid, above.st_ino, above.st_dev)
-                yield Found(folder, parts[depth - 1], only, True)
+                yield (folder, parts[depth - 1], only, True)
 
     def _folder(self, folder: bytes, included: bool) -> Iterator[Found]:
         """Everything below `folder`, without recursion: a tree may be deeper than Python's stack."""
@@ -203,25 +199,25 @@ class Walk:
                         if not is_folder:
                             continue
                         if self._enterable(path, found):
-                            waiting.append(Found(folder, name, found, False))
+                            waiting.append((folder, name, found, False))
                             stack.append((path + b"/", iter(self._names(path + b"/")), False))
                         break
                     if waiting:
                         yield from self._on_the_way(waiting, folder)
                 if kind != ifdir:
-                    yield Found(folder, name, found, False)
+                    yield (folder, name, found, False)
                     continue
                 path = folder + name
                 if not self._enterable(path, found):
                     if path in self._hollow:
-                        yield Found(folder, name, found, False)
+                        yield (folder, name, found, False)
                     continue
-                yield Found(folder, name, found, False)
+                yield (folder, name, found, False)
                 stack.append((path + b"/", iter(self._names(path + b"/")), inside))
                 break
             else:
                 stack.pop()
-                if waiting and waiting[-1].folder + waiting[-1].name + b"/" == folder:
+                if waiting and waiting[-1][0] + waiting[-1][1] + b"/" == folder:
                     waiting.pop()
 
     def _on_the_way(self, waiting: list[Found], folder: bytes) -> Iterator[Found]:

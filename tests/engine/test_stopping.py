@@ -298,21 +298,18 @@ def test_a_folder_that_vanishes_is_a_warning(chain: Chain, source: Path, meddlin
 @pytest.mark.parametrize("size", [100, 700_000])
 @pytest.mark.parametrize("change", ["grows", "shrinks"])
 def test_a_file_that_changes_while_read_is_a_warning(
-    chain: Chain, source: Path, meddling: Meddling, size: int, change: str
+    chain: Chain, source: Path, meddling: Meddling, monkeypatch: pytest.MonkeyPatch, size: int, change: str
 ) -> None:
     path = source / "changing"
     path.write_bytes(os.urandom(size))
     changed = path.read_bytes() * 2 if change == "grows" else path.read_bytes()[: size // 2]
-    opened = []
 
     def happen() -> None:
-        opened.append(1)
-        if len(opened) == 1:
-            with open(path, "r+b") as file:
-                file.write(changed)
-                file.truncate()
+        with open(path, "r+b") as file:
+            file.write(changed)
+            file.truncate()
 
-    original, seen = os.preadv if size > 600_000 else os.pread, []
+    original, seen = os.pread, []
 
     def meddle(fd: int, *args: object) -> object:
         result = original(fd, *args)
@@ -321,11 +318,9 @@ def test_a_file_that_changes_while_read_is_a_warning(
             happen()
         return result
 
-    if size > 600_000:
-        meddling._patch.setattr(os, "preadv", meddle)
-    else:
-        meddling.after("open", path, lambda: os.utime(path, ns=(1, 1)))  # so that it is read carefully
-        meddling._patch.setattr(os, "pread", meddle)
+    if size < 600_000:  # so that it is read carefully
+        meddling.after("open", path, lambda: seen or os.utime(path, ns=(1, 1)))
+    monkeypatch.setattr(os, "pread", meddle)
     observer = Recorder()
     chain.write(observer=observer)
     assert [(code, path) for code, path, _ in observer.warnings] == [("changed", inside(source, "changing"))]

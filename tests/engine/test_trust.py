@@ -264,7 +264,7 @@ def test_a_stripped_slot_is_found(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize(
-    "position", [16, 24, 32, 48, 64, 100], ids="generation sequence chain file commitment slot".split()
+    "position", [16, 24, 32, 48, 64, 100], ids=["generation", "sequence", "chain", "file", "commitment", "slot"]
 )
 def test_a_changed_head_with_a_right_checksum_is_refused(chain: Chain, position: int, tmp_path: Path) -> None:
     written = chain.write()

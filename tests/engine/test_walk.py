@@ -76,13 +76,13 @@ def walk(
 ) -> list[bytes]:
     chosen = clean_sources([os.fsencode(source) for source in sources], ())
     found = Walk(chosen, Patterns(include), Patterns(exclude), never, Recorder(), lambda: None)
-    return [entry.folder + entry.name for entry in found if not entry.ancestor]
+    return [folder + name for folder, name, _, ancestor in found if not ancestor]
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     names = ("a/b/c.txt", "a/b/d.log", "a/e.txt", "f/g.log", "h.txt", "empty/x/y.log")
-    write_tree(tmp_path / "source", {name: b"" for name in names})
+    write_tree(tmp_path / "source", dict.fromkeys(names, b""))
     return tmp_path / "source"
 
 
