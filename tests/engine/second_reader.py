@@ -1,0 +1,232 @@
+"""A second reader, written from docs/FORMAT.md alone: nothing of the engine is imported, nothing is fast.
+
+It opens one file of a chain with a password (None for plain files) and gives back paths with their contents.
+"""
+
+import functools
+import hashlib
+import hmac
+import os
+import struct
+import unicodedata
+from pathlib import Path
+
+import msgspec
+from backports import zstd
+from blake3 import blake3
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+P = b"backupsite 0|"
+COPY, BODY = 98_304, 196_608
+BLOCK, SEGMENT, IDENTITIES, KEYRING, ROOT, INDEX, SEAL = range(2, 9)
+unpack_message = msgspec.msgpack.decode
+
+
+class Refused(Exception):
+    pass
+
+
+def check(holds: bool, what: str) -> None:
+    if not holds:
+        raise Refused(what)
+
+
+def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), 32, salt or bytes(32), info).derive(secret)
+
+
+class SecondReader:
+    def __init__(self, path: Path, password: str | None = None, file_key: bytes | None = None) -> None:
+        self.path, self.raw = path, path.read_bytes()
+        self.head = self._choose_head()
+        self.chain, self.file = self.head[48 - 16 : 48], self.head[48:64]
+        self.key = file_key if password is None else self._unwrap(password)
+        if self.head[10]:
+            self._check_head()
+        self._read_trailer()
+        self._read_seal()
+        self._read_index()
+        keyring = self._keyring()
+        self.chain_key, self.keys = keyring
+        self.root = unpack_message(self._digested(self.root_number, ROOT, self.seal[160:192]))
+        message = P + b"chain|" + self.file + self.seal[32:40] + self.seal[64:96]
+        check(self.seal[252:284] == hmac.digest(self.chain_key, message, "sha256"), "chain MAC")
+
+    def _choose_head(self) -> bytes:
+        copies = []
+        for start in (0, COPY):
+            length = struct.unpack_from("<I", self.raw, start + 12)[0]
+            copy = self.raw[start : start + min(length, COPY)]
+            if copy[:8] == b"BACKSITE" and hashlib.sha256(copy[:-32]).digest() == copy[-32:]:
+                copies.append(copy)
+        check(bool(copies), "head")
+        check(copies[0][8:10] == b"\0\0", "version")
+        return max(copies, key=lambda copy: struct.unpack_from("<I", copy, 16)[0])
+
+    def _unwrap(self, password: str) -> bytes:
+        at = 96
+        for _ in range(self.head[11]):
+            length = struct.unpack_from("<H", self.head, at + 2)[0]
+            slot, at = self.head[at : at + length], at + length
+            lanes, iterations, memory = struct.unpack_from("<BHI", slot, 57)
+            kek = Argon2id(salt=slot[64:80], length=32, iterations=iterations, lanes=lanes, memory_cost=memory).derive(
+                unicodedata.normalize("NFC", password).encode()
+            )
+            key = hkdf(kek, slot[24:56], slot[0:1] + slot[4:20] + slot[20:24] + self.chain + self.file)
+            try:
+                return AESGCM(key).decrypt(bytes(12), slot[-48:], slot[:-48])
+            except Exception:
+                continue
+        raise Refused("no slot opens")
+
+    def _check_head(self) -> None:
+        check(self.head[64:96] == hkdf(self.key, b"", P + b"commit|" + self.file), "commitment")
+        key = hkdf(self.key, b"", P + b"head|" + self.file)
+        check(self.head[-64:-32] == hmac.digest(key, self.head[:-64], "sha256"), "HMAC of the head")
+
+    def _read_trailer(self) -> None:
+        trailer = self.raw[-96:]
+        check(trailer[:8] == b"BKPTRAIL" and hashlib.sha256(trailer[:72]).digest()[:24] == trailer[72:], "trailer")
+        number, first, random, self.seal_at, self.seal_number, self.seal_length, total = struct.unpack(
+            "<HI32sQIIQ", trailer[10:72]
+        )
+        check(total == len(self.raw), "length")
+        self.epochs = [(number, first, random)]
+
+    def _open(self, kind: int, number: int, offset: int, length: int) -> bytes:
+        """The raw content of the record at an offset."""
+        epoch, first, random = [epoch for epoch in self.epochs if epoch[1] <= number][-1]
+        check(self.raw[offset : offset + 16] == struct.pack("<BBHIQ", kind, 0, epoch, number, length), "record header")
+        sealed = self.raw[offset + 16 : offset + 16 + length]
+        aad = struct.pack("<HB", 0, kind) + self.chain + self.file + struct.pack("<HI", epoch, number)
+        if self.key is None:
+            payload = sealed[:-16]
+            check(blake3(aad + payload).digest(16) == sealed[-16:], "checksum")
+        else:
+            key = hkdf(self.key, random, P + (b"block|" if kind == BLOCK else b"metadata|") + self.file)
+            payload = AESGCM(key).decrypt((number - first).to_bytes(12, "big"), sealed, aad)
+        method, raw_length = struct.unpack_from("<BxxxI", payload)
+        raw = zstd.decompress(payload[8:]) if method else payload[8:]
+        check(len(raw) == raw_length, "raw length")
+        return raw
+
+    def _read_seal(self) -> None:
+        self.seal = seal = self._open(SEAL, self.seal_number, self.seal_at, self.seal_length)
+        check(len(seal) == 380 and seal[:16] == self.chain and seal[16:32] == self.file, "ids of the seal")
+        check(seal[32:40] == self.head[24:32] and seal[40] == self.head[10], "sequence and encryption of the seal")
+        self.keyring_number, self.root_number, self.index_number = struct.unpack_from("<III", seal, 96)
+        self.index_at, self.index_length = struct.unpack_from("<QQ", seal, 112)
+        self.seal_hash = hashlib.sha256(P + b"seal|" + seal[:284]).digest()
+
+    def _read_index(self) -> None:
+        sealed = self.raw[self.index_at + 16 : self.index_at + 16 + self.index_length]
+        check(hashlib.sha256(sealed).digest() == self.seal[192:224], "digest of the index")
+        raw = self._open(INDEX, self.index_number, self.index_at, self.index_length)
+        table = Table(raw)
+        origins, items = table.integers("<II")
+        file, _key, epochs = table.integers("<16s32sI")
+        check(origins == 1 and file == self.file, "origin")
+        self.epochs = [
+            (number, first, random) for number, _, first, random in (table.integers("<HHI32s") for _ in range(epochs))
+        ]
+        table.column(items, 4)
+        numbers, kinds = table.column(items, 4, delta=True), table.column(items, 4)
+        offsets, lengths = table.column(items, 8, delta=True), table.column(items, 4)
+        self.places = {n: rest for n, *rest in zip(numbers, kinds, offsets, lengths, strict=True)}
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - gone with the test
+    def item(self, number: int, kind: int, tag: bytes | None = None) -> bytes:
+        found, offset, length = self.places[number]
+        check(found == kind, "kind")
+        check(tag is None or self.raw[offset + length : offset + 16 + length] == tag, "tag")
+        return self._open(kind, number, offset, length)
+
+    def _digested(self, number: int, kind: int, digest: bytes) -> bytes:
+        _, offset, length = self.places[number]
+        check(hashlib.sha256(self.raw[offset + 16 : offset + 16 + length]).digest() == digest, "digest")
+        return self.item(number, kind)
+
+    def _keyring(self) -> tuple[bytes, dict[bytes, bytes]]:
+        if self.key is None:
+            return hashlib.sha256(P + b"plain chain|" + self.chain).digest(), {}
+        chain_key, keys = unpack_message(self._digested(self.keyring_number, KEYRING, self.seal[128:160]))
+        return chain_key, keys
+
+    def other(self, file: bytes, opened: dict[bytes, "SecondReader"]) -> "SecondReader":
+        """The file of the chain with this id; it lies in the same folder."""
+        if not opened:
+            opened[self.file] = self
+        if file not in opened:
+            for name in os.listdir(self.path.parent):
+                path = self.path.parent / name
+                with open(path, "rb") as head:
+                    if head.read(64)[48:64] == file:
+                        opened[file] = SecondReader(path, file_key=self.keys.get(file))
+        return opened[file]
+
+    def files(self) -> dict[bytes, tuple[int, int, bytes]]:
+        """Path: (mode, mtime in ns, content or link target)."""
+        opened: dict[bytes, SecondReader] = {}
+        found: dict[bytes, tuple[int, int, bytes]] = {}
+        _facts, origins, segments, _runs = self.root
+        for origin, number, tag, entries, first, last in segments:
+            rows = list(self._segment(self.other(origins[origin], opened).item(number, SEGMENT, tag), opened))
+            check(len(rows) == entries and rows[0][0] == first and rows[-1][0] == last, "segment")
+            found.update({path: (mode, mtime, content) for path, mode, mtime, content in rows})
+        return found
+
+    def _segment(self, raw: bytes, opened: dict[bytes, "SecondReader"]):
+        table = Table(raw)
+        entries, chunk_count, names_length, extras_length = table.integers("<IIII")
+        folder = table.column(entries, 4, delta=True)
+        mode, _flags, _uid, _gid, _device = (table.column(entries, 4) for _ in range(5))
+        _inode, size = table.column(entries, 8, delta=True), table.column(entries, 8)
+        mtime, _ctime = table.column(entries, 8, delta=True), table.column(entries, 8, delta=True)
+        counts = table.column(entries, 4)
+        origin, block = table.column(chunk_count, 4), table.column(chunk_count, 4, delta=True)
+        stored, length = table.column(chunk_count, 4), table.column(chunk_count, 4)
+        names = table.take(names_length).split(b"\0")
+        folders, _devices, origins, targets, _rdevs, _xattrs = unpack_message(
+            table.take(extras_length),
+            strict=False,
+            type=tuple[list[bytes], list, list[bytes], dict[int, bytes], dict[int, int], dict[int, list]],
+        )
+        chunks, before = [], (None, None, 0)
+        for o, b, s, n in zip(origin, block, stored, length, strict=True):
+            offset = (s + before[2]) % 2**32 if before[:2] == (o, b) else s
+            before = (o, b, offset + n)
+            chunks.append((o, b, offset, n))
+        rest = iter(chunks)
+        for row in range(entries):
+            content = targets.get(row, b"")
+            for o, b, offset, n in (next(rest) for _ in range(counts[row])):
+                content += (
+                    bytes(n) if o == 0xFFFFFFFF else self.other(origins[o], opened).item(b, BLOCK)[offset : offset + n]
+                )
+            check(row in targets or len(content) == size[row], "size")
+            signed = mtime[row] - 2**64 if mtime[row] >= 2**63 else mtime[row]
+            yield folders[folder[row]] + names[row], mode[row], signed, content
+
+
+class Table:
+    def __init__(self, raw: bytes) -> None:
+        self.raw, self.at = raw, 0
+
+    def take(self, length: int) -> bytes:
+        self.at += length
+        return self.raw[self.at - length : self.at]
+
+    def integers(self, form: str) -> tuple:
+        return struct.unpack(form, self.take(struct.calcsize(form)))
+
+    def column(self, count: int, width: int, delta: bool = False) -> list[int]:
+        planes = self.take(count * width)
+        values = [int.from_bytes(planes[i::count], "little") for i in range(count)] if count else []
+        if delta:
+            total = 0
+            for i, value in enumerate(values):
+                total = values[i] = (total + value) % 2 ** (8 * width)
+        return values
