@@ -32,6 +32,7 @@ class Row:
     version: str
     seconds: float
     all_seconds: list[float]
+    cpu_seconds: float
     mib_per_second: float
     peak_bytes: int
     repository_bytes: int
@@ -75,12 +76,11 @@ def compare(order: argparse.Namespace, sources: list[Path], work: Path) -> int:
     say(f"{size.files:,} files, {size.size_bytes / 2**20:,.0f} MiB, in {where}; median of {runs}; {facts()}")
     tools = [tool for tool in installed(order.level) if order.only in (None, tool.name)]
     rows = measure_all(tools, tree, size, work, runs)
-    say(render([asdict(row) for row in rows], STEPS))
     if order.json:
         stored = {"machine": facts(), "where": where, "runs": runs, "sources": [str(path) for path in sources]}
-        order.json.write_text(
-            json.dumps({**stored, "size": asdict(size), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
-        )
+        figures = {**stored, "size": asdict(size), "rows": [asdict(row) for row in rows]}
+        order.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    say(render([asdict(row) for row in rows], STEPS))
     return 0
 
 
@@ -140,6 +140,7 @@ def summary(step: str, tool: Tool, size: trees.Size, runs: list[tuple[Measured, 
         version=tool.version(),
         seconds=round(seconds, 3),
         all_seconds=[round(measured.seconds, 3) for measured, _, _ in runs],
+        cpu_seconds=round(median(measured.cpu_seconds for measured, _, _ in runs), 3),
         mib_per_second=round(size.size_bytes / 2**20 / seconds, 1),
         peak_bytes=int(median(measured.peak_bytes for measured, _, _ in runs)),
         repository_bytes=int(median(total for _, total, _ in runs)),

@@ -9,16 +9,9 @@ from typing import Any
 
 MIB = 2**20
 HEAD = (
-    "step",
-    "tool",
-    "seconds",
-    "MiB/s",
-    "peak MiB",
-    "repository MiB",
-    "added MiB",
-    "faster than it",
-    "its repository",
-)
+    "step", "tool", "seconds", "CPU s", "MiB/s", "peak MiB", "repository MiB", "added MiB",
+    "its time", "its CPU", "its repository",
+)  # fmt: skip
 
 
 def render(rows: Sequence[dict[str, Any]], steps: Sequence[str]) -> str:
@@ -44,10 +37,12 @@ def line(row: dict[str, Any], ours: dict[str, Any]) -> tuple[str, ...]:
         row["step"],
         f"{row['tool']} {row['version']}",
         f"{row['seconds']:.2f}",
+        f"{row['cpu_seconds']:.2f}",
         f"{row['mib_per_second']:.0f}",
         f"{row['peak_bytes'] / MIB:.0f}",
         f"{row['repository_bytes'] / MIB:.0f}",
         f"{row['added_bytes'] / MIB:.2f}",
         f"{row['seconds'] / ours['seconds']:.1f}x" if is_peer else "",
+        f"{row['cpu_seconds'] / ours['cpu_seconds']:.1f}x" if is_peer else "",
         f"{row['repository_bytes'] / ours['repository_bytes']:.2f}x" if is_peer else "",
     )

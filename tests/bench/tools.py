@@ -19,6 +19,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 @dataclass(frozen=True)
 class Measured:
     seconds: float
+    cpu_seconds: float  # of all its processes; on a busy machine it tells more than the time
     peak_bytes: int  # of the largest process of the command
 
 
@@ -40,7 +41,7 @@ def run(command: list[str], environment: dict[str, str], folder: Path) -> Measur
             output.seek(0)
             said = output.read().decode("utf-8", "replace")[-2000:]
             raise CommandFailed(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
-    return Measured(seconds, usage.ru_maxrss * 1024)
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 class Tool(Protocol):
