@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
@@ -26,6 +27,7 @@ from jobs.admission import database_now
 from jobs.models import Proxy, Session, State
 
 HUNG_AFTER = timedelta(seconds=30)
+SEEN_EVERY = timedelta(seconds=5)
 TICK = "jobs.tasks.tick"
 CONTROL = "control"
 QUICK = ".quick"
@@ -44,8 +46,8 @@ def master_of(cluster: str) -> processes.Process | None:
 
 
 def see_proxies() -> None:
-    """Note which proxies are there: those whose session cluster runs."""
-    for proxy in Proxy.objects.all():
+    """Note which proxies are there: those whose session cluster runs. Not every second: a row is not a clock."""
+    for proxy in Proxy.objects.filter(Q(seen_at=None) | Q(seen_at__lt=Now() - SEEN_EVERY)):
         master = master_of(proxy.cluster)
         if master is not None and master.alive():
             Proxy.objects.filter(pk=proxy.pk).update(seen_at=Now())

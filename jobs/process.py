@@ -7,6 +7,7 @@ stored by the worker that started it (`jobs.supervising`). SIGTERM stops it clea
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -81,6 +82,7 @@ class Pipe:
 
 
 def main() -> int:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash writes no keys to a disk
     events = _own_output()
     pipe = Pipe(sys.stdin.buffer, events)
     signal.signal(signal.SIGTERM, pipe.stop)

@@ -78,12 +78,18 @@ def _run(session: Session, held: Claim, log: SessionLog) -> None:
         raise
     except DATABASE_ERRORS as error:
         connection.close()
-        outcome = failure_of(error)
+        log.raw(traceback.format_exc())
+        outcome = failure_of(_database_away(error))
     except Exception as error:  # noqa: BLE001 - stored as the session's result
         log.raw(traceback.format_exc())
         outcome = failure_of(error)
     _say_end(outcome, log)
     _persist(lambda: _end(held, outcome, log))
+
+
+def _database_away(error: Exception) -> SessionFailed:
+    message = "The database went away while the session was prepared or ended; nothing is lost. Start it again."
+    return SessionFailed("database-away", message, type=type(error).__name__)
 
 
 def _outcome(session: Session, held: Claim, log: SessionLog) -> Outcome:

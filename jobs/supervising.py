@@ -34,7 +34,8 @@ from repositories.engine.errors import text
 
 LOOK_SECONDS = 0.5  # how often cancellation is looked for
 STORE_SECONDS = 1.0
-KILL_AFTER_SECONDS = 1.2  # after TERM: together with LOOK_SECONDS less than two seconds
+KILL_AFTER_SECONDS = 1.2  # after TERM on somebody's wish: together with LOOK_SECONDS less than two seconds
+GRACE_SECONDS = 5.0  # where nobody waits: time to remove what is unfinished
 RESERVE_BYTES = 1024**3
 RESERVE_SHARE = 0.02
 KEPT_ENVIRONMENT = ("BACKUPSITE_SUPERVISED",)  # by which the console's supervisor knows its own
@@ -213,7 +214,7 @@ def end_group(process: subprocess.Popen[bytes], *, finished: bool) -> None:
     if not finished:
         process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=KILL_AFTER_SECONDS)
+        process.wait(timeout=GRACE_SECONDS)
     kill_group(process)
     process.wait()
     with suppress(BrokenPipeError):

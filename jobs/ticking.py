@@ -1,7 +1,7 @@
 """The heartbeat of the runner: one idempotent function, called each second by the watchdog, each minute by the cluster.
 
-It finds what time alone makes true: due times, verifications that a deletion waits for, leases that ran out, workers
-that became free. What each of them means is decided where it is called.
+It finds what time alone makes true: due times, proxies that are there, verifications that a deletion waits for, leases
+that ran out, workers that became free. What each of them means is decided where it is called.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import datetime
 from django.db import connection
 
 from jobs.admission import admit, database_now
+from jobs.clusters import see_proxies
 from jobs.due import start_due_sessions
 from jobs.leases import expire
 from jobs.pruning import fulls_to_verify
@@ -31,7 +32,7 @@ def tick() -> bool:
 
 def _tick(now: datetime) -> None:
     errors = start_due_sessions(now)
-    steps: tuple[Callable[[], object], ...] = (_verify_fulls, expire, admit)
+    steps: tuple[Callable[[], object], ...] = (see_proxies, _verify_fulls, expire, admit)
     for step in steps:
         try:
             step()

@@ -38,6 +38,7 @@ from jobs.protocol import (
 from keys.crypto_password import KdfParameters
 from keys.crypto_slots import PasswordRecipient
 from repositories.engine.reader import FileKey, Kek, open_point
+from tests.jobs.trees import make_slow_source
 
 PROGRAM = [sys.executable, "-E", "-s", "-m", "jobs.process"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,9 +247,7 @@ def test_without_a_worker_nothing_is_sealed(start: Start, request_: BackupReques
 
 
 def test_sigterm_stops_it_and_nothing_is_left(start: Start, request_: BackupRequest, source: Path) -> None:
-    with (source / "large").open("wb") as file:
-        for _ in range(48):
-            file.write(os.urandom(1024**2))
+    make_slow_source(source)
     child = start(replace(request_, level="strong"))
     child.until(Progressed)
     child.popen.send_signal(signal.SIGTERM)

@@ -54,6 +54,7 @@ from tests.factories import (
     make_repository,
     make_user,
 )
+from tests.jobs.trees import make_slow_source
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -472,9 +473,7 @@ def test_an_expired_session_lets_the_next_one_run(job: Job) -> None:
 
 @pytest.fixture
 def long_source(source: Path) -> Path:
-    with (source / "large").open("wb") as file:
-        for _ in range(96):
-            file.write(os.urandom(1024**2))
+    make_slow_source(source)
     Job.objects.update(level="strong")
     return source
 
@@ -512,7 +511,7 @@ def test_a_session_that_has_not_begun_is_stopped_at_once(job: Job) -> None:
 def test_a_running_session_stops_within_two_seconds(job: Job, long_source: Path) -> None:
     session = start_backup(job, by=None)
     thread = in_thread(session)
-    wait_for(lambda: Session.objects.filter(pk=session.pk, progress__bytes_read__gt=0).exists())
+    wait_for(lambda: Session.objects.filter(pk=session.pk, progress__bytes_written__gt=10**6).exists())
     session.refresh_from_db()
     assert request_cancel(session)
     wait_for(lambda: Session.objects.filter(pk=session.pk).exclude(state=State.RUNNING).exists(), seconds=10)
@@ -521,7 +520,7 @@ def test_a_running_session_stops_within_two_seconds(job: Job, long_source: Path)
     assert (session.state, session.result_code) == (State.CANCELLED, "cancelled")
     assert session.cancel_requested_at and session.ended_at
     assert session.ended_at - session.cancel_requested_at < timedelta(seconds=2)
-    assert not [path for path in job.repository.root.rglob("*") if path.is_file()]
+    assert not [path for path in job.repository.root.rglob("*") if path.name.isdecimal()]
     assert not RestorePoint.objects.exists()
     assert session.progress.current_path == ""
     assert not request_cancel(session)
@@ -543,7 +542,7 @@ def children() -> Iterator[int]:
 def test_a_killed_process_is_a_failed_session_and_the_next_one_tidies_up(job: Job, long_source: Path) -> None:
     session = start_backup(job, by=None)
     thread = in_thread(session)
-    wait_for(lambda: Session.objects.filter(pk=session.pk, progress__bytes_read__gt=0).exists())
+    wait_for(lambda: Session.objects.filter(pk=session.pk, progress__bytes_written__gt=10**6).exists())
     for pid in children():
         os.kill(pid, signal.SIGKILL)
     thread.join()

@@ -23,6 +23,7 @@ from jobs.sessions import request_cancel, start_backup
 from jobs.supervising import end_group, fresh_environment, start_process
 from jobs.tasks import run_session
 from tests.factories import make_job, make_proxy, make_repository, make_session
+from tests.jobs.trees import SLOW_BYTES, make_slow_source
 from tests.jobs.worker_process import Door, start_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -41,10 +42,7 @@ def proxy(transactional_db: None) -> Proxy:
 def job(tmp_path: Path) -> Job:
     """A job whose full takes some seconds."""
     source = tmp_path / "source"
-    source.mkdir()
-    with (source / "large").open("wb") as file:
-        for _ in range(96):
-            file.write(os.urandom(1024**2))
+    make_slow_source(source)
     return make_job(sources=[str(source)], repository=make_repository(tmp_path / "repository"), level="strong")
 
 
@@ -58,7 +56,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def is_reading(session: Session) -> bool:
-    return Session.objects.filter(pk=session.pk, progress__bytes_read__gt=0).exists()
+    return Session.objects.filter(pk=session.pk, progress__bytes_written__gt=10**6).exists()
 
 
 def has_ended(session: Session) -> bool:
@@ -67,6 +65,11 @@ def has_ended(session: Session) -> bool:
 
 def files_in(job: Job) -> list[Path]:
     return [path for path in job.repository.root.rglob("*") if path.is_file()]
+
+
+def published(job: Job) -> list[str]:
+    """The sealed files; what is unfinished has another name, and the next session removes it."""
+    return [path.name for path in files_in(job) if path.name.isdecimal()]
 
 
 def processes_of(parent: int) -> list[int]:
@@ -143,7 +146,7 @@ def test_a_frozen_worker_that_wakes_up_late_seals_nothing(job: Job, workers: lis
     assert not is_alive(child)
     session.refresh_from_db()
     assert (session.state, session.written_point) == (State.INTERRUPTED, None)
-    assert files_in(job) == []
+    assert published(job) == []
 
 
 def test_a_console_that_is_stopped_interrupts_its_sessions(job: Job, workers: list[subprocess.Popen[bytes]]) -> None:
@@ -156,7 +159,7 @@ def test_a_console_that_is_stopped_interrupts_its_sessions(job: Job, workers: li
     assert workers[0].wait(timeout=20) == 0
     session.refresh_from_db()
     assert (session.state, session.result_code) == (State.INTERRUPTED, "stopped-outside")
-    assert files_in(job) == []
+    assert published(job) == []
 
 
 def test_a_process_that_does_not_listen_is_killed_within_two_seconds(job: Job) -> None:
@@ -216,18 +219,18 @@ def test_nothing_is_sealed_while_the_database_is_away(
     [child] = processes_of(workers[0].pid)
     door.shut()
     wait_for(lambda: is_waiting_for_an_answer(child))
-    assert [path.name for path in files_in(job)] != ["1"]
+    assert published(job) == []
     door.open()
     assert workers[0].wait(timeout=60) == 0
     session.refresh_from_db()
     assert session.state == State.SUCCEEDED, session.result_message
-    assert [path.name for path in files_in(job)] == ["1"]
+    assert published(job) == ["1"]
 
 
 def is_waiting_for_an_answer(pid: int) -> bool:
     """Its main thread reads from a pipe, and everything is on disk."""
     try:
-        return "pipe_read" in Path(f"/proc/{pid}/wchan").read_text() and process_bytes_written(pid) > 96 * 1024**2
+        return "pipe_read" in Path(f"/proc/{pid}/wchan").read_text() and process_bytes_written(pid) > SLOW_BYTES // 3
     except OSError:
         return False
 
@@ -239,12 +242,12 @@ def test_progress_is_stored_while_it_runs_and_the_file_is_hidden_afterwards(job:
     session = start_backup(job, by=None)
     thread = threading.Thread(target=lambda: (run_session(session.pk), connection.close()))
     thread.start()
-    wait_for(lambda: SessionProgress.objects.filter(session=session, current_path__contains="large").exists())
+    wait_for(lambda: SessionProgress.objects.filter(session=session, current_path__contains="text-").exists())
     wait_for(lambda: len(SessionProgress.objects.get(session=session).samples) > 0)
     thread.join()
     progress = SessionProgress.objects.get()
     assert progress.current_path == ""
-    assert progress.bytes_read >= 96 * 1024**2
+    assert progress.bytes_read > SLOW_BYTES // 2
     assert set(progress.busy_seconds) == {"source", "proxy", "repository"}
     seconds, read, written = progress.samples[0]
     assert seconds >= 1

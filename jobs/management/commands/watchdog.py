@@ -57,7 +57,6 @@ class Duty:
 
 def duties() -> list[Duty]:
     return [
-        Duty("see the proxies", clusters.see_proxies, 5.0),
         Duty("tick", ticking.tick, ROUND_SECONDS),
         Duty("end hung clusters", clusters.end_hung, 5.0),
         Duty("keep the schedule", clusters.keep_schedule, 60.0),
