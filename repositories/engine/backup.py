@@ -1,7 +1,6 @@
-"""Writing one restore point: the order, and the steps from the walk to the published file.
+"""Writing one restore point: the steps from the walk to the published file.
 
-Which kind of point is due, and for whom it is wrapped, is decided by the caller (jobs/planning.py, cli.py); here the
-order is only checked against what lies in the repository. How files become blocks is left to storing.py and
+What is ordered, and which orders are refused, stands in order.py. How files become blocks is left to storing.py and
 content.py, the file itself to writer.py.
 """
 
@@ -9,23 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
 from uuid import UUID
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keys import crypto
 from keys.crypto_errors import CryptoError
-from keys.crypto_slots import PasswordRecipient, read_slots, wrap_for_password
+from keys.crypto_slots import read_slots, wrap_for_password
 from repositories.engine import chains
 from repositories.engine.compare import compare
 from repositories.engine.content import ContentReader, Packer, make_cutter
-from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, text
-from repositories.engine.head import MAX_SLOTS, Head
+from repositories.engine.errors import BadOrder
+from repositories.engine.head import Head
 from repositories.engine.identities import MAX_ENTRIES as MAX_IDENTITIES
 from repositories.engine.identities import MAX_RUNS as MAX_IDENTITY_RUNS
 from repositories.engine.identities import Identities, Run, identity_key, merge, pack_parts
@@ -33,6 +27,7 @@ from repositories.engine.keyring import Keyring, pack_keyring
 from repositories.engine.layout import NO_ITEM, VERSION, ItemKind
 from repositories.engine.manifest import Boundaries, Facts, ManifestBuilder, Root, RunRow, SegmentRow, pack_root
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
+from repositories.engine.order import BackupOrder, FreeSpace, Kind, Level, ParentPoint, Written, check_order
 from repositories.engine.patterns import Patterns
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.seal import NO_HASH, NO_PARENT, plain_chain_key
@@ -42,85 +37,7 @@ from repositories.engine.storing import Storer
 from repositories.engine.walk import Walk, clean_sources
 from repositories.engine.writer import FileWriter, SealParts
 
-GIB = 1024**3
-
-
-class Kind(Enum):
-    FULL = "full"
-    INCREMENTAL = "incremental"
-
-
-class Level(Enum):
-    NONE = "none"
-    FAST = "fast"
-    BALANCED = "balanced"
-    STRONG = "strong"
-
-
-@dataclass(frozen=True, slots=True)
-class FreeSpace:
-    """What must stay free where the repository lies: the larger of both."""
-
-    bytes: int = GIB
-    share: float = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class ParentPoint:
-    """The newest point of the chain; file_key is None for plain chains."""
-
-    path: Path
-    file_key: bytes | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BackupOrder:
-    """Everything that one session needs to know.
-
-    The first file of a chain has no parent. A full with a parent starts a new run of the parent's chain: it shares
-    nothing with earlier points but the chain's keys. An incremental needs a parent.
-    """
-
-    root: Path
-    chain_id: UUID
-    file_id: UUID
-    sequence: int
-    kind: Kind
-    reason: str
-    started_at_ns: int
-    sources: tuple[bytes, ...]
-    recipients: tuple[PasswordRecipient, ...] = ()
-    parent: ParentPoint | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    never: tuple[bytes, ...] = ()
-    level: Level = Level.BALANCED
-    reserve: FreeSpace = field(default_factory=FreeSpace)
-    signer: Ed25519PrivateKey | None = field(default=None, repr=False)
-    job_name: str = ""
-    clock: Callable[[], int] = time.time_ns  # only compared with file times (racy entries) and sealed as the end
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    file_id: UUID
-    sequence: int
-    kind: Kind
-    path: Path
-    length: int
-    seal_hash: bytes
-    head_generation: int
-    file_key: bytes | None = field(repr=False)
-    files: int
-    directories: int
-    others: int
-    source_bytes: int
-    read_bytes: int
-    written_bytes: int
-    new_files: int
-    changed_files: int
-    unchanged_files: int
-    warnings: int
+__all__ = ["BackupOrder", "FreeSpace", "Kind", "Level", "ParentPoint", "Written", "write_backup"]
 
 
 def write_backup(order: BackupOrder, observer: Observer) -> Written:
@@ -130,34 +47,10 @@ def write_backup(order: BackupOrder, observer: Observer) -> Written:
         if order.parent is not None:
             secret = None if order.parent.file_key is None else FileKey(order.parent.file_key)
             parent = stack.enter_context(open_point(order.parent.path, secret))
-        _check_order(order, parent)
+        check_order(order, parent)
         refused = (os.fsencode(order.root.resolve()),)
         sources = clean_sources(order.sources, refused)
         return _Session(order, observer, parent, sources, refused).run()
-
-
-def _check_order(order: BackupOrder, parent: Point | None) -> None:
-    """Raises BadOrder, PlainRefused or AlreadyExists."""
-    path = chains.file_path(order.root, order.chain_id, order.sequence)
-    if order.sequence < 1 or len(order.recipients) > MAX_SLOTS:
-        raise BadOrder(f"The order for {text(path)} has an impossible number, or too many recipients.")
-    if os.path.lexists(path):
-        raise AlreadyExists(
-            f"The repository already has {text(path)}. Rescan it; the next session continues from the newest point.",
-            path=text(path),
-            sequence=order.sequence,
-        )
-    if parent is None:
-        if order.kind is Kind.INCREMENTAL:
-            raise BadOrder("An incremental restore point needs a parent; write a full one first.")
-        return
-    if parent.head.chain_id != order.chain_id or parent.head.sequence >= order.sequence:
-        raise BadOrder(f"{text(parent.path)} cannot be the parent of point {order.sequence} of {order.chain_id}.")
-    if parent.head.encrypted != bool(order.recipients):
-        raise PlainRefused(
-            f"Plain and encrypted points are never joined in one chain ({order.chain_id}): start a new chain.",
-            path=text(parent.path),
-        )
 
 
 class _CountingObserver:

@@ -21,7 +21,7 @@ import numpy as np
 from blake3 import blake3
 
 from keys import crypto
-from repositories.engine import segments
+from repositories.engine import segment_codec, segments
 from repositories.engine.entries import order_key
 from repositories.engine.layout import ItemKind, Malformed
 from repositories.engine.sealing import INFO
@@ -203,7 +203,7 @@ class ManifestBuilder:
 
     def _end_segment(self) -> None:
         segment = segments.concat(self._pieces)
-        number = self._sink.add_metadata(ItemKind.SEGMENT, segments.pack(segment))
+        number = self._sink.add_metadata(ItemKind.SEGMENT, segment_codec.pack(segment))
         self.rows.append(SegmentRow(0, number, b"", len(segment), segment.path(0), segment.path(len(segment) - 1)))
         self._pieces = []
         self._entries = self._chunks = 0

@@ -24,7 +24,7 @@ from uuid import UUID
 from keys.crypto_errors import KdfRefused, UnwrapFailed
 from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, derive_kek
 from keys.crypto_slots import Slot, SlotKind, unwrap
-from repositories.engine import identities, segments
+from repositories.engine import identities, segment_codec
 from repositories.engine.blocks import BlockReader, Content, Hole, Piece, Shelf
 from repositories.engine.chains import check_place
 from repositories.engine.container import Container
@@ -202,7 +202,7 @@ class Point:
         if container.tag(row.number, ItemKind.SEGMENT) != row.tag:
             raise damaged(container.path, name, "it is not the one that the root knows")
         try:
-            segment = segments.parse(container.read(row.number, ItemKind.SEGMENT))
+            segment = segment_codec.parse(container.read(row.number, ItemKind.SEGMENT))
             if len(segment) != row.entries or not row.entries or segment.path(0) != row.first:
                 raise Malformed("it does not fit the root")
         except Malformed as error:
