@@ -49,6 +49,18 @@ class OldChain:
     )
 
 
+# Asked again whenever one of the two changes; without JavaScript the proxy is asked by Preview and by Save.
+ASK_THE_PROXY = {
+    "hx-post": "",
+    "hx-trigger": "change",
+    "hx-target": "#source-notes",
+    "hx-swap": "outerHTML",
+    "hx-include": "#job-form",
+    "hx-vals": '{"action": "check"}',
+    "hx-params": "not new_password,new_password_again",
+}
+
+
 def lines_of(text: str) -> list[str]:
     """Return the lines that hold something. Blanks at the ends of a line belong to it: names may begin or end with
     them.
@@ -134,6 +146,8 @@ class JobForm(forms.Form):
 
     def __init__(self, data: Mapping[str, Any] | None = None, *, job: Job, user: User) -> None:
         super().__init__(data, initial=initial_of(job) if job.pk else None, auto_id="id_%s")
+        for name in ("sources", "repository"):
+            self.fields[name].widget.attrs |= ASK_THE_PROXY
         self.job = job
         self.repositories = Repository.objects.visible_to(user)
         self.records = list(PasswordRecord.objects.visible_to(user))

@@ -1,15 +1,12 @@
 """The job form: made, previewed, browsed and saved at one address, so that it works the same with and without
 JavaScript.
 
-What a button does is its `action`: preview, open (a folder of the proxy), add (a folder to the sources) or save. Only
+What a button does is its `action`: preview, check (the directories), open (a folder of the proxy), add (a folder to the sources) or save. Only
 save writes, and only when the answer that it shows is still the answer.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -23,31 +20,27 @@ from django.views.decorators.http import require_http_methods
 
 from backupsite import audit
 from backupsite.models import Severity
-from backupsite.responses import go_to, no_store, page_or_fragment
+from backupsite.responses import go_to, no_store, page_or_fragment, wants_fragment
 from backupsite.roles import Right, requires
 from jobs import jobs as job_cases
-from jobs import questions
+from jobs.folder_picker import folder_at, folders_of
 from jobs.forms import JobForm, OldChain, lines_of
 from jobs.job_preview import Preview, digest_of, preview_of
 from jobs.job_views import signed_in
 from jobs.models import Encryption, Job, Proxy
 from jobs.planning import PlanRefused
+from jobs.source_check import Answer, check_sources
 from keys.models import PasswordRecord
 from keys.passwords import create_record
 
 CHECK_SECONDS = 10
-LIST_SECONDS = 5
-ROOT = b"/"
-FRAGMENTS = {"preview": "jobs/_job_preview.html", "open": "jobs/_job_sources.html", "add": "jobs/_job_sources.html"}
-
-
-@dataclass
-class Answer:
-    """What the proxy said about the sources."""
-
-    errors: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    silent: str = ""  # what to do about a proxy that did not answer
+LOOK_SECONDS = 3
+FRAGMENTS = {
+    "preview": "jobs/_job_preview.html",
+    "check": "jobs/_source_notes.html",
+    "open": "jobs/_job_sources.html",
+    "add": "jobs/_job_sources.html",
+}
 
 
 @requires(Right.EDIT)
@@ -76,9 +69,12 @@ def _form_page(request: HttpRequest, job: Job) -> HttpResponse:
     action = request.POST.get("action", "save").partition(":")[0]
     if action in ("open", "add"):
         return _browsed(request, form, job)
+    if action == "check" or (action == "preview" and not wants_fragment(request)):
+        return _shown(request, form, job, {"said": _checked(request, form, job, LOOK_SECONDS)})
     if action != "save":
         return _shown(request, form, job)
-    answer = _asked(request, form, job) if valid else Answer()
+    skip = not valid or form.cleaned_data["unchecked"]
+    answer = Answer() if skip else _checked(request, form, job, CHECK_SECONDS)
     for error in answer.errors:
         form.add_error("sources", error)
     if not form.is_valid() or answer.silent:
@@ -100,19 +96,10 @@ def _preview(form: JobForm, job: Job) -> Preview | None:
     return preview_of(job, detach=form.is_bound and form.cleaned_data.get("old_chain") == OldChain.DETACH)
 
 
-def _asked(request: HttpRequest, form: JobForm, job: Job) -> Answer:
-    """Ask the proxy about the directories, unless the administrator chose to save without."""
-    if form.cleaned_data["unchecked"]:
-        return Answer()
-    params = {"paths": job.sources, "repository_path": job.repository.path}
-    try:
-        problems = questions.ask(job.proxy, "check_sources", params, signed_in(request), CHECK_SECONDS)["problems"]
-    except (questions.NoAnswer, questions.Refused) as error:
-        return Answer(silent=str(error))
-    return Answer(
-        errors=[problem["message"] for problem in problems if problem["severity"] == "error"],
-        notes=[problem["message"] for problem in problems if problem["severity"] != "error"],
-    )
+def _checked(request: HttpRequest, form: JobForm, job: Job, timeout_seconds: float) -> Answer:
+    """Ask the proxy about the directories, if they and the repository are known."""
+    known = "sources" in form.cleaned_data and form.cleaned_data.get("repository") is not None
+    return check_sources(job, signed_in(request), timeout_seconds) if known else Answer()
 
 
 def _saved(request: HttpRequest, form: JobForm, job: Job, answer: Answer) -> HttpResponse:
@@ -206,7 +193,8 @@ def _facts(job: Job) -> dict[str, Any]:
 def _browsed(request: HttpRequest, form: JobForm, job: Job) -> HttpResponse:
     """Open a folder of the proxy below the sources, or add it to them."""
     action, _, value = request.POST.get("action", "").partition(":")
-    folder = _folder(value)
+    folder = folder_at(value)
+    more: dict[str, Any] = {"picker": folders_of(job.proxy, folder, signed_in(request))}
     if action == "add":
         data = request.POST.copy()
         data["sources"] = "\n".join(
@@ -214,61 +202,11 @@ def _browsed(request: HttpRequest, form: JobForm, job: Job) -> HttpResponse:
         )
         form = JobForm(data, job=job, user=signed_in(request))
         form.is_valid()
+        more["said"] = _checked(request, form, form.put_on(job), LOOK_SECONDS)
     forgiving(form)
-    return _shown(request, form, job, {"picker": picker(request, job.proxy, folder)})
+    return _shown(request, form, job, more)
 
 
 def forgiving(form: Form) -> None:
     """Browsing is not saving: nobody is told about fields that are not filled in yet."""
     form.errors.clear()
-
-
-def picker(request: HttpRequest, proxy: Proxy, folder: bytes) -> dict[str, Any]:
-    """Return what the folder picker shows: the way here, the folders in it, or why they cannot be listed."""
-    parts = [part for part in folder.split(b"/") if part]
-    way = [(b"/" + b"/".join(parts[: depth + 1])) for depth in range(len(parts))]
-    shown: dict[str, Any] = {
-        "path": folder.decode(errors="backslashreplace"),
-        "value": _value(folder),
-        "crumbs": [
-            {"name": part.decode(errors="backslashreplace"), "value": _value(path)}
-            for part, path in zip(parts, way, strict=True)
-        ],
-        "root": _value(ROOT),
-        "can_add": is_text(folder),
-    }
-    try:
-        listed = questions.ask(
-            proxy, "list_folder", {"path_b64": base64.b64encode(folder).decode()}, signed_in(request), LIST_SECONDS
-        )
-    except (questions.NoAnswer, questions.Refused) as error:
-        return {**shown, "error": str(error)}
-    names = [(row["name"], base64.b64decode(row["name_b64"])) for row in listed["folders"]]
-    return {
-        **shown,
-        "left_out": listed["left_out"],
-        "folders": [
-            {"name": name, "value": _value(folder.rstrip(b"/") + b"/" + raw), "can_add": is_text(raw)}
-            for name, raw in names
-        ],
-    }
-
-
-def is_text(path: bytes) -> bool:
-    """Tell whether the path can stand in a line of the form: UTF-8, without line breaks."""
-    try:
-        return path.decode().isprintable()
-    except UnicodeDecodeError:
-        return False
-
-
-def _value(path: bytes) -> str:
-    return base64.urlsafe_b64encode(path).decode()
-
-
-def _folder(value: str) -> bytes:
-    try:
-        path = base64.urlsafe_b64decode(value)
-    except (binascii.Error, ValueError):
-        return ROOT
-    return path if path.startswith(b"/") and b"\0" not in path else ROOT

@@ -7,7 +7,7 @@ requested and again when it runs.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +21,8 @@ from django.utils.text import slugify
 from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
 
 from backupsite import audit
-from backupsite.responses import go_to, no_store, page_or_fragment
+from backupsite.models import AuditEvent
+from backupsite.responses import go_to, no_store, page_or_fragment, wants_fragment
 from backupsite.roles import Right, may, requires
 from jobs import questions
 from jobs.byte_paths import crumbs, path_of, quoted
@@ -42,6 +43,7 @@ from repositories.reading import open_point
 
 PAGE = 50
 SHOWN_IN_A_FOLDER = 2000
+BROWSING_IS_NEW_AFTER = timedelta(hours=1)
 CANNOT_READ = (EngineError, CannotOpenSealed, OSError)
 
 
@@ -114,14 +116,19 @@ def point_browse(request: HttpRequest, uuid: UUID) -> HttpResponse:
             entries = opened.list_folder(folder)
     except CANNOT_READ as error:
         return _unreadable(request, point, error)
+    _note_browsing(request, point)
+    start = _start(request)
+    end = start + SHOWN_IN_A_FOLDER
     context = {
         "point": point,
         "job": _job_of(point),
-        "folder": folder,
         "here": quoted(folder),
         "crumbs": crumbs(folder),
-        "rows": [_row(entry) for entry in sorted(entries[:SHOWN_IN_A_FOLDER], key=_folders_first)],
-        "left_out": max(0, len(entries) - SHOWN_IN_A_FOLDER),
+        "rows": [_row(entry) for entry in sorted(entries, key=_folders_first)[start:end]],
+        "entries": len(entries),
+        "start": start,
+        "end": min(end, len(entries)),
+        "page_length": SHOWN_IN_A_FOLDER,
     }
     return no_store(page_or_fragment(request, "jobs/point_browse.html", "jobs/_folder.html", context))
 
@@ -200,7 +207,27 @@ def _restore_page(request: HttpRequest, point: RestorePoint, form: RestoreForm, 
     return no_store(render(request, "jobs/point_restore.html", context))
 
 
+def _start(request: HttpRequest) -> int:
+    """Return at which entry of a large folder the page begins: a whole number of pages."""
+    typed = request.GET.get("start", "")
+    number = int(typed) if typed.isascii() and typed.isdigit() and len(typed) < 10 else 0
+    return number - number % SHOWN_IN_A_FOLDER
+
+
+def _note_browsing(request: HttpRequest, point: RestorePoint) -> None:
+    """Looking into a point uses its key: that is an event, once an hour for a person and a point."""
+    lately = timezone.now() - BROWSING_IS_NEW_AFTER
+    known = AuditEvent.objects.filter(
+        user=signed_in(request), action="browse", object_id=str(point.uuid), at__gte=lately
+    )
+    if not known.exists():
+        audit.record(request, "browse", point)
+
+
 def _unreadable(request: HttpRequest, point: RestorePoint, error: Exception, *, status: int = 409) -> HttpResponse:
+    """Say on a page of its own why nothing can be shown; out of a fragment the browser is sent to that page."""
+    if wants_fragment(request):
+        return go_to(request, request.get_full_path())
     context = {"point": point, "job": _job_of(point), "error": str(error), "code": getattr(error, "code", "")}
     return render(request, "jobs/point_unreadable.html", context, status=status)
 

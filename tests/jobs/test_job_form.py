@@ -242,6 +242,19 @@ class TestSources:
         assert response.status_code == 302
         assert f"The repository {source / 'repository'} is left out" in text_of(client.get(response["Location"]))
 
+    def test_notes_are_said_before_anything_is_saved(self, source):
+        repository = make_repository(source / "repository")
+        data = typed(source, repository=str(repository.uuid), password=str(make_password().uuid))
+        client = alice()
+        fragment = text_of(client.post(reverse(NEW), {**data, "action": "check"}, headers=HTMX))
+        assert "is left out of" in fragment and "<html" not in fragment
+        assert "is left out of" in text_of(client.post(reverse(NEW), {**data, "action": "preview"}))
+        assert not Job.objects.exists()
+
+    def test_nothing_is_asked_before_there_is_a_repository(self, source, asked):
+        alice().post(reverse(NEW), typed(source, action="check"), headers=HTMX)
+        assert not asked
+
     def test_a_silent_proxy_stops_the_save_until_told_otherwise(self, source, monkeypatch):
         be_silent(monkeypatch)
         data = typed(source, repository=str(make_repository().uuid), password=str(make_password().uuid))

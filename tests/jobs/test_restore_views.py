@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.conf import settings
 from django.urls import reverse
+from django.utils import timezone
 
 from backupsite.models import AuditEvent
 from jobs.byte_paths import quoted
@@ -181,6 +183,31 @@ class TestBrowse:
         page = client.get(url("point_browse", point))
         assert b"<html" in page.content and "no-store" in page["Cache-Control"]
         assert b"<html" not in client.get(url("point_browse", point), headers=HTMX).content
+
+    def test_a_large_folder_is_paged(self, point, source, monkeypatch):
+        monkeypatch.setattr("jobs.restore_views.SHOWN_IN_A_FOLDER", 4)
+        client = rita()
+        first = client.get(url("point_browse", point, inside(source)))
+        second = client.get(url("point_browse", point, inside(source)) + "&start=4")
+        assert "1 to 4 of 6 entries" in text_of(first) and "&amp;start=4" in first.content.decode()
+        names = [row["name"] for page in (first, second) for row in page.context["rows"]]
+        assert len(names) == len(set(names)) == 6
+        for nonsense in ("-1", "x", "٣", "9" * 50):
+            assert client.get(url("point_browse", point, inside(source)) + f"&start={nonsense}").context["start"] == 0
+
+    def test_looking_into_a_point_is_one_event_an_hour(self, point, source):
+        client = rita()
+        client.get(url("point_browse", point))
+        client.get(url("point_browse", point, inside(source)))
+        assert AuditEvent.objects.filter(action="browse", object_id=str(point.uuid)).count() == 1
+        AuditEvent.objects.filter(action="browse").update(at=timezone.now() - timedelta(hours=2))
+        client.get(url("point_browse", point))
+        assert AuditEvent.objects.filter(action="browse").count() == 2
+
+    def test_what_cannot_be_read_is_a_page_also_out_of_a_fragment(self, point):
+        point.path.unlink()
+        response = rita().get(url("point_browse", point), headers=HTMX)
+        assert response["HX-Redirect"] == url("point_browse", point)
 
     def test_a_missing_or_damaged_file_is_a_page_that_says_so(self, point):
         content = bytearray(point.path.read_bytes())
