@@ -1,8 +1,7 @@
-"""The job form: made, previewed, browsed and saved at one address, so that it works the same with and without
-JavaScript.
+"""The job form: made, previewed, browsed and saved at one address, so that it is the same with and without JavaScript.
 
-What a button does is its `action`: preview, check (the directories), open (a folder of the proxy), add (a folder to the sources) or save. Only
-save writes, and only when the answer that it shows is still the answer.
+What a button does is its `action`: preview, check (the directories), open (a folder of the proxy), add (a folder to the
+sources) or save. Only save writes, and only when the answer that it shows is still the answer.
 """
 
 from __future__ import annotations
