@@ -170,7 +170,7 @@ class _Ahead:
         self._blocks = blocks
         self._source = _events(entries)
         self._events: deque[Entry | Chunk] = deque()
-        self._requested: set[BlockAddress] = set()  # asked for ahead, not used yet
+        self._requested: set[BlockAddress | None] = set()  # asked for ahead, not used yet
         self._exhausted = False
 
     def next_entry(self) -> Entry | None:
@@ -182,7 +182,8 @@ class _Ahead:
 
     def pieces(self) -> Content:
         while True:
-            self._look_ahead()
+            if not self._events:
+                self._look_ahead()
             if not self._events or isinstance(self._events[0], Entry):
                 return
             chunk = self._next()
@@ -190,19 +191,21 @@ class _Ahead:
                 yield self._blocks.cut(chunk)
 
     def _next(self) -> Entry | Chunk | None:
-        self._look_ahead()
         if not self._events:
-            return None
+            self._look_ahead()
+            if not self._events:
+                return None
         event = self._events.popleft()
-        if isinstance(event, Chunk) and event.block is not None:
+        if isinstance(event, Chunk) and event.block in self._requested:
             self._requested.discard(event.block)
+            self._look_ahead()
         return event
 
     def _look_ahead(self) -> None:
-        """At least one event, and as many more as there may be blocks ahead."""
-        if self._exhausted or (len(self._events) > 1 and len(self._requested) >= _BLOCKS_AHEAD):
-            return
-        while not self._events or (len(self._requested) < _BLOCKS_AHEAD and len(self._events) < _EVENTS_AHEAD):
+        """At least one event, and as many more as there may be blocks ahead. Asked for when a new block is reached."""
+        while not self._exhausted and (
+            not self._events or (len(self._requested) < _BLOCKS_AHEAD and len(self._events) < _EVENTS_AHEAD)
+        ):
             event = next(self._source, None)
             if event is None:
                 self._exhausted = True
