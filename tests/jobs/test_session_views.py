@@ -21,7 +21,7 @@ def url(session: Session, name: str = "session_detail") -> str:
 
 
 def running(**fields) -> Session:
-    session = make_session(state=State.RUNNING, started_at=timezone.now() - timedelta(seconds=20), **fields)
+    session = make_session(state=State.RUNNING, started_at=timezone.now() - timedelta(seconds=2000), **fields)
     SessionProgress.objects.create(
         session=session,
         stage="walk+write",
@@ -31,7 +31,7 @@ def running(**fields) -> Session:
         bytes_read=400,
         bytes_written=100,
         current_path="srv/secret plan.txt",
-        busy_seconds={"source": 12, "proxy": 3, "repository": 1},
+        busy_seconds={"source": 1200, "proxy": 300, "repository": 100},
         samples=[[1, 10, 5], [2, 40, 8], [3, 20, 9]],
     )
     return session
