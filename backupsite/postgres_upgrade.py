@@ -47,7 +47,7 @@ def running(place: Place) -> Iterator[postgres.Server]:
 
 def copy(old: postgres.Server, new: postgres.Server) -> None:
     """Pipe a dump of our database into the new server, in one transaction. Raises PostgresError."""
-    binaries = new.place.programs / str(NEWEST) / postgres_programs.PACKAGE / "pginstall" / "bin"
+    binaries = postgres_programs.binaries_in(new.place.programs / str(NEWEST))
     dump = subprocess.Popen(
         [str(binaries / "pg_dump"), "--format=custom", "--compress=none", *address(old), DATABASE_NAME],
         stdout=subprocess.PIPE,

@@ -29,6 +29,7 @@ SESSION_STOP_SECONDS = 2.0
 CLUSTER_STOP_SECONDS = 10.0
 WEB_STOP_SECONDS = 8.0
 READY_TIMEOUT_SECONDS = 60.0
+ASK_TIMEOUT_SECONDS = 2.0
 LONGEST_DELAY_SECONDS = 30.0
 STEADY_SECONDS = 60.0  # who ran this long is started again without delay
 ROUND_SECONDS = 1.0
@@ -153,6 +154,7 @@ class Supervisor:
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not healthy(self.config):
             self.leave_if_asked()
+            self.keep_postgres(time.monotonic())
             ended = [child.name for child in self.children if not child.running()]
             if ended:
                 raise StartError(f"{' and '.join(ended)} ended at the start; the reason stands above.")
@@ -298,9 +300,9 @@ def healthy(config: Config) -> bool:
         unchecked = ssl.create_default_context()  # it is our own socket: its name need not be in the certificate
         unchecked.check_hostname = False
         unchecked.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(host, config.bind_port, timeout=10, context=unchecked)
+        connection = http.client.HTTPSConnection(host, config.bind_port, timeout=ASK_TIMEOUT_SECONDS, context=unchecked)
     else:
-        connection = http.client.HTTPConnection(host, config.bind_port, timeout=10)
+        connection = http.client.HTTPConnection(host, config.bind_port, timeout=ASK_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/healthz", headers={"Host": "localhost"})
         return connection.getresponse().status == http.client.OK
