@@ -23,7 +23,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 from django.db.models.functions import Now
 
-from backupsite import launch
+from backupsite import launch, processes
 from jobs.leases import Claim, Stale, held_row, renew
 from jobs.listening import Listener
 from jobs.models import Session, SessionProgress
@@ -104,8 +104,8 @@ class Supervisor:
                 self._store()
             if self._listener.asks_to_seal():
                 self._answer()
-            if self._kill_at is not None and now >= self._kill_at:
-                kill_group(self._process)
+            if has_ended(self._process) or (self._kill_at is not None and now >= self._kill_at):
+                kill_group(self._process)  # a helper that outlives it would keep its pipes open
 
     def _tell(self, line: bytes) -> None:
         stdin = _pipe(self._process.stdin)
@@ -135,7 +135,7 @@ class Supervisor:
     def _stop(self, end: End) -> None:
         self._stopping = end
         self._kill_at = time.monotonic() + KILL_AFTER_SECONDS
-        self._process.send_signal(signal.SIGTERM)
+        ask_to_end(self._process)
 
     def _answer(self) -> None:
         """Say whether the file may be sealed; while nobody can tell, the process waits."""
@@ -202,19 +202,31 @@ def fresh_environment() -> dict[str, str]:
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **kept}
 
 
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether it ended, without taking its end: until then its number, and its group's, is nobody else's."""
+    return process.returncode is not None or (
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    )
+
+
+def ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:
+        os.kill(process.pid, signal.SIGTERM)  # Popen's own would take its end
+
+
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """End the process and everything that it started, at once."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()  # before its first instruction it leads no group yet
+    if process.returncode is None:
+        with suppress(ProcessLookupError):  # before its first instruction it leads no group yet
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
 
 
 def end_group(process: subprocess.Popen[bytes], *, finished: bool) -> None:
     """Leave nothing behind: whatever still runs is asked to end, then killed; then the pipe to it is closed."""
     if not finished:
-        process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=GRACE_SECONDS)
+        ask_to_end(process)
+    processes.wait_until(lambda: has_ended(process), GRACE_SECONDS)
     kill_group(process)
     process.wait()
     with suppress(BrokenPipeError):
