@@ -15,7 +15,8 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from jobs.models import Pin, Session, SessionProgress, State
+from backupsite.audit import record_for
+from jobs.models import Pin, Session, SessionKind, SessionProgress, State
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def _expire(pk: int) -> bool:
     with transaction.atomic():
         if not (_has_done_its_work(late) or _interrupt(late)):
             return False
+        _audit_restore(pk)
         Pin.objects.filter(session=pk).delete()
         SessionProgress.objects.filter(session=pk).update(current_path="")
         return True
@@ -104,6 +106,14 @@ def _interrupt(late: QuerySet[Session]) -> bool:
             result_message=message,
         )
     )
+
+
+def _audit_restore(pk: int) -> None:
+    """A restore's end is in the audit also when nobody was left to say it: files may be there."""
+    session = Session.objects.filter(pk=pk, kind=SessionKind.RESTORE).select_related("requested_by", "source_point")
+    for restore in session:
+        after = {"session": str(restore.uuid), "state": restore.state, "result": restore.result_code}
+        record_for(restore.requested_by, "restore ended", restore.source_point, after=after)
 
 
 def _hold_points(session_id: int) -> None:

@@ -10,6 +10,7 @@ from django.db import connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from backupsite.models import AuditEvent
 from jobs.leases import Claim, claim, expire, held_row, renew
 from jobs.models import Pin, Session, SessionKind, State
 from tests.factories import make_chain, make_pin, make_point, make_session
@@ -118,6 +119,8 @@ def test_expire_lets_go_of_the_points() -> None:
     let_lease_run_out(session)
     expire()
     assert not Pin.objects.exists()
+    event = AuditEvent.objects.get(action="restore ended")
+    assert event.after == {"session": str(session.uuid), "state": "interrupted", "result": "lease-lost"}
 
 
 def test_a_registered_point_counts_although_its_worker_fell_silent() -> None:
