@@ -23,7 +23,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 from django.db.models.functions import Now
 
-from backupsite import launch, processes
+from backupsite import launch
 from jobs.leases import Claim, Stale, held_row, renew
 from jobs.listening import Listener
 from jobs.models import Session, SessionProgress
@@ -226,11 +226,17 @@ def end_group(process: subprocess.Popen[bytes], *, finished: bool) -> None:
     """Leave nothing behind: whatever still runs is asked to end, then killed; then the pipe to it is closed."""
     if not finished:
         ask_to_end(process)
-    processes.wait_until(lambda: has_ended(process), GRACE_SECONDS)
+    _wait_for_end(process, GRACE_SECONDS)
     kill_group(process)
     process.wait()
     with suppress(BrokenPipeError):
         _pipe(process.stdin).close()
+
+
+def _wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not has_ended(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def store_progress(held: Claim, newest: Progressed, graph: Graph) -> None:
