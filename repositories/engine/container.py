@@ -18,6 +18,7 @@ from repositories.engine.index import ItemIndex, parse_index
 from repositories.engine.layout import (
     BODY_OFFSET,
     RECORD_HEADER_BYTES,
+    TAG_BYTES,
     TRAILER_BYTES,
     Epoch,
     ItemKind,
@@ -26,6 +27,7 @@ from repositories.engine.layout import (
     max_sealed_bytes,
     pack_record_header,
     parse_trailer,
+    pread,
 )
 from repositories.engine.seal import Seal, parse_seal
 from repositories.engine.sealing import EpochSealer
@@ -69,29 +71,30 @@ class Container:
             raise damaged(self.path, name, str(error)) from None
 
     def tag(self, number: int, kind: ItemKind) -> bytes:
-        """The last 16 bytes of a sealed item: its tag, as the parent's root remembers it."""
+        """The last 16 bytes of a sealed item: its tag, as a root remembers it."""
         place = self.index.place(number)
+        name = f"{kind.name.lower()} {number}"
         if place is None or place.kind is not kind:
-            raise damaged(self.path, f"{kind.name.lower()} {number}", "the index does not have it")
-        return os.pread(self._fd, 16, place.offset + RECORD_HEADER_BYTES + place.length - 16)
+            raise damaged(self.path, name, "the index does not have it")
+        try:
+            return pread(self._fd, TAG_BYTES, place.offset + RECORD_HEADER_BYTES + place.length - TAG_BYTES)
+        except Malformed as error:
+            raise damaged(self.path, name, str(error)) from None
 
     def sealed_digest(self, number: int) -> bytes:
-        """SHA-256 of a sealed item as it lies in the file."""
+        """SHA-256 of a sealed item as it lies in the file; empty if there is none. Raises Malformed."""
         place = self.index.place(number)
         if place is None:
             return b""
-        return hashlib.sha256(os.pread(self._fd, place.length, place.offset + RECORD_HEADER_BYTES)).digest()
-
-    def pread(self, length: int, offset: int) -> bytes:
-        return os.pread(self._fd, length, offset)
+        return hashlib.sha256(pread(self._fd, place.length, place.offset + RECORD_HEADER_BYTES)).digest()
 
     @property
     def fd(self) -> int:
         return self._fd
 
     def _read_trailer(self) -> Trailer:
-        raw = os.pread(self._fd, TRAILER_BYTES, max(self.length - TRAILER_BYTES, 0))
         try:
+            raw = pread(self._fd, TRAILER_BYTES, max(self.length - TRAILER_BYTES, 0))
             if self.length < BODY_OFFSET + TRAILER_BYTES:
                 raise Malformed("the file is shorter than the shortest one; it is truncated")
             return parse_trailer(raw, self.length)
@@ -134,8 +137,8 @@ class Container:
         return index
 
     def _record(self, kind: ItemKind, epoch: Epoch, number: int, offset: int, length: int) -> bytes:
-        header = os.pread(self._fd, RECORD_HEADER_BYTES, offset)
-        sealed = os.pread(self._fd, length, offset + RECORD_HEADER_BYTES)
+        header = pread(self._fd, RECORD_HEADER_BYTES, offset)
+        sealed = pread(self._fd, length, offset + RECORD_HEADER_BYTES)
         if len(sealed) != length:
             raise Malformed("the file ends before it")
         if header != pack_record_header(kind, epoch.number, number, length):

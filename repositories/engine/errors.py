@@ -78,6 +78,12 @@ class RepositoryUnwritable(EngineError):
     code = "repository-unwritable"
 
 
+class RepositoryUnreadable(EngineError):
+    """A backup file cannot be opened: rights, or the disk. Fields: path, reason."""
+
+    code = "repository-unreadable"
+
+
 class SourceMissing(EngineError):
     """A source does not exist. Fields: path."""
 

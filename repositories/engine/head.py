@@ -31,8 +31,16 @@ from uuid import UUID
 from keys import crypto
 from keys.crypto_errors import BadSlot
 from keys.crypto_slots import Slot, read_slots
-from repositories.engine.errors import MissingFile, UnknownVersion, damaged, text
-from repositories.engine.layout import HEAD_A_OFFSET, HEAD_B_OFFSET, HEAD_COPY_BYTES, MAGIC, VERSION, Malformed
+from repositories.engine.errors import MissingFile, RepositoryUnreadable, UnknownVersion, damaged, text
+from repositories.engine.layout import (
+    HEAD_A_OFFSET,
+    HEAD_B_OFFSET,
+    HEAD_COPY_BYTES,
+    MAGIC,
+    VERSION,
+    Malformed,
+    pread,
+)
 from repositories.engine.sealing import INFO
 
 MAX_SLOTS = 64
@@ -128,7 +136,7 @@ def padding_is_zero(fd: int) -> bool:
             used = len(_read_copy(fd, offset, set()))
         except Malformed:
             continue
-        if any(os.pread(fd, HEAD_COPY_BYTES - used, offset + used)):
+        if any(pread(fd, HEAD_COPY_BYTES - used, offset + used)):
             return False
     return True
 
@@ -136,20 +144,27 @@ def padding_is_zero(fd: int) -> bool:
 def open_for_reading(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MissingFile(f"The backup file {text(path)} does not exist.", path=text(path)) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise RepositoryUnreadable(
+            f"The backup file {text(path)} cannot be opened: {reason}. Check its rights and the disk.",
+            path=text(path),
+            reason=reason,
+        ) from None
 
 
 def _read_copy(fd: int, offset: int, versions: set[int]) -> bytes:
     """The used bytes of one copy, length bounded, checksum compared."""
-    fixed = os.pread(fd, _FIXED.size, offset)
+    fixed = pread(fd, _FIXED.size, offset)
     if len(fixed) < _FIXED.size or not fixed.startswith(MAGIC):
         raise Malformed("no head")
     _magic, version, _encrypted, _slots, length, *_rest = _FIXED.unpack(fixed)
     versions.add(version)
     if version != VERSION or not MIN_COPY_BYTES <= length <= HEAD_COPY_BYTES:
         raise Malformed("impossible head")
-    raw = os.pread(fd, length, offset)
+    raw = pread(fd, length, offset)
     if len(raw) != length or hashlib.sha256(raw[:-32]).digest() != raw[-32:]:
         raise Malformed("the head's checksum is wrong")
     return raw

@@ -7,6 +7,7 @@ head, to head.py. All integers are little-endian.
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -62,6 +63,14 @@ TRAILER_BYTES = _TRAILER.size + _TRAILER_CHECK_BYTES
 
 class Malformed(Exception):
     """Bytes that the format does not allow; the caller knows the file and names it."""
+
+
+def pread(fd: int, length: int, offset: int) -> bytes:
+    """os.pread, for which a disk that cannot be read is damage like any other: raises Malformed."""
+    try:
+        return os.pread(fd, length, offset)
+    except OSError as error:
+        raise Malformed(f"it cannot be read: {error.strerror or type(error).__name__}") from None
 
 
 def max_sealed_bytes(kind: ItemKind) -> int:

@@ -7,7 +7,6 @@ block. What is to be done about damage is left to the callers.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +26,9 @@ from repositories.engine.layout import (
     RECORD_HEADER_BYTES,
     TRAILER_BYTES,
     ItemKind,
+    Malformed,
     pack_record_header,
+    pread,
 )
 from repositories.engine.observer import Observer, Progress, Pulse
 from repositories.engine.reader import Point
@@ -105,6 +106,8 @@ class _Verification:
             step()
         except EngineError as error:
             self._report(error)
+        except Malformed as error:
+            self._report(damaged(self._point.path, "file", str(error)))
 
     def _report(self, error: EngineError) -> None:
         part = str(error.fields.get("part", error.code))
@@ -265,7 +268,7 @@ def _check_tiling(container: Container) -> None:
     position = BODY_OFFSET
     for offset, length in [*records, (container.length - TRAILER_BYTES, 0)]:
         while position < offset:
-            record = os.pread(container.fd, RECORD_HEADER_BYTES + EPOCH_RANDOM_BYTES, position)
+            record = pread(container.fd, RECORD_HEADER_BYTES + EPOCH_RANDOM_BYTES, position)
             if record not in epochs:
                 raise damaged(container.path, "epoch", f"there are unknown bytes at {position}")
             epochs.discard(record)

@@ -147,7 +147,7 @@ class Walk:
     def _source(self, source: bytes) -> Iterator[Found]:
         path = source[1:]
         if not path:
-            yield from self._folder(b"", False)
+            yield from self._folder(b"")
             return
         yield from self._above(path)
         try:
@@ -158,7 +158,7 @@ class Walk:
         folder, _, name = path.rpartition(b"/")
         yield (folder + b"/" if folder else b"", name, found, False)
         if stat.S_ISDIR(found.st_mode):
-            yield from self._folder(path + b"/", False)
+            yield from self._folder(path + b"/")
 
     def _above(self, path: bytes) -> Iterator[Found]:
         parts = path.split(b"/")[:-1]
@@ -171,48 +171,43 @@ class Walk:
                 only = AncestorStat(above.st_mode, above.st_uid, above.st_gid, above.st_ino, above.st_dev)
                 yield (folder, parts[depth - 1], only, True)
 
-    def _folder(self, folder: bytes, included: bool) -> Iterator[Found]:
+    def _folder(self, folder: bytes) -> Iterator[Found]:
         """Everything below `folder`, without recursion: a tree may be deeper than Python's stack."""
         filtering = bool(self._include) or bool(self._exclude)
         waiting: list[Found] = []  # folders that are only kept if something below them is included
-        stack = [(folder, iter(self._names(folder)), included)]
+        stack = [(folder, iter(self._names(folder)), not self._include)]
         while stack:
-            folder, names, included = stack[-1]
-            lstat, ifdir, ifsock, ifmt = os.lstat, _IFDIR, _IFSOCK, _IFMT
-            prefix = b"/" + folder
+            folder, names, inside = stack[-1]
+            lstat, prefix, included = os.lstat, b"/" + folder, inside
             for name in names:
                 try:
                     found = lstat(prefix + name)
                 except OSError as error:
                     self._warn_lost(folder + name, error)
                     continue
-                kind = found.st_mode & ifmt
-                if kind == ifsock:
+                kind = found.st_mode & _IFMT
+                if kind == _IFSOCK:
                     continue
-                inside = included
                 if filtering:
-                    path, is_folder = folder + name, kind == ifdir
-                    if self._exclude.match(path, name, is_folder):
+                    verdict = self._verdict(folder + name, name, kind == _IFDIR, included)
+                    if verdict is None:
                         continue
-                    inside = included or not self._include or self._include.match(path, name, is_folder)
-                    if not inside:
-                        if not is_folder:
-                            continue
-                        if self._enterable(path, found):
-                            waiting.append((folder, name, found, False))
-                            stack.append((path + b"/", iter(self._names(path + b"/")), False))
-                        break
-                    if waiting:
-                        yield from self._on_the_way(waiting, folder)
-                if kind != ifdir:
+                    inside = verdict
+                    if inside:
+                        yield from waiting
+                        waiting.clear()
+                if kind != _IFDIR:
                     yield (folder, name, found, False)
                     continue
                 path = folder + name
                 if not self._enterable(path, found):
-                    if path in self._hollow:
+                    if inside and path in self._hollow:
                         yield (folder, name, found, False)
                     continue
-                yield (folder, name, found, False)
+                if inside:
+                    yield (folder, name, found, False)
+                else:
+                    waiting.append((folder, name, found, False))
                 stack.append((path + b"/", iter(self._names(path + b"/")), inside))
                 break
             else:
@@ -220,9 +215,13 @@ class Walk:
                 if waiting and waiting[-1][0] + waiting[-1][1] + b"/" == folder:
                     waiting.pop()
 
-    def _on_the_way(self, waiting: list[Found], folder: bytes) -> Iterator[Found]:
-        yield from waiting
-        waiting.clear()
+    def _verdict(self, path: bytes, name: bytes, is_folder: bool, included: bool) -> bool | None:
+        """Whether something is in the point; False for a folder that is so only if something below it is."""
+        if self._exclude.match(path, name, is_folder):
+            return None
+        if included or self._include.match(path, name, is_folder):
+            return True
+        return False if is_folder else None
 
     def _enterable(self, path: bytes, found: os.stat_result) -> bool:
         return path not in self._hollow and (found.st_dev, found.st_ino) not in self._never

@@ -1,5 +1,6 @@
 """No wrong byte is ever restored: flips, truncation, exchange of files, wrong secrets, hostile heads."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -321,6 +322,35 @@ def test_a_torn_rewrap_opens(chain: Chain, source: Path) -> None:
         os.pwrite(file.fileno(), newer, 0)
     with chain.open() as point:
         assert point.head.generation == 2 and not point.head.copies_differ
+
+
+def test_what_is_no_file_is_named(chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path, error in (("folder", CorruptFile), ("nothing", MissingFile)):
+        with pytest.raises(error):
+            open_point(tmp_path / path, chain.secret())
+
+
+def test_a_disk_that_cannot_be_read_is_damage(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain.write()
+    whole = os.pread
+
+    def fail_behind(limit: int) -> None:
+        def pread(fd: int, length: int, offset: int) -> bytes:
+            if offset + length > limit:
+                raise OSError(errno.EIO, "Input/output error")
+            return whole(fd, length, offset)
+
+        monkeypatch.setattr(os, "pread", pread)
+
+    with chain.open() as point:
+        for limit in range(BODY_OFFSET, BODY_OFFSET + 100, 9):
+            fail_behind(limit)
+            assert not verify(point, "full", Recorder()).sound
+    for limit in (0, BODY_OFFSET, BODY_OFFSET + 500):
+        fail_behind(limit)
+        with pytest.raises(CorruptFile):
+            chain.open()
 
 
 def test_another_version_is_said(chain: Chain) -> None:
