@@ -13,13 +13,14 @@ from uuid import uuid4
 
 from keys.crypto_password import KdfParameters, derive_kek, new_salt
 from keys.crypto_slots import PasswordRecipient, Slot
-from repositories.engine.backup import BackupOrder, FreeSpace, Level, Written, write_backup
+from repositories.engine.backup import write_backup
 from repositories.engine.chains import remove_leftovers
 from repositories.engine.cli_passwords import ask, from_file
 from repositories.engine.cli_plan import Plan, plan
-from repositories.engine.cli_points import Opener, Shelf
+from repositories.engine.cli_points import Opener, Shelf, absolute
 from repositories.engine.cli_terminal import DONE, WITH_WARNINGS, Terminal, size
 from repositories.engine.errors import EngineError, text
+from repositories.engine.order import BackupOrder, FreeSpace, Level, Written
 
 RESERVE = FreeSpace(bytes=0, share=0.02)
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> tuple[int, dict[str, object]]:
-    root = options.to.absolute()
+    root = absolute(options.to)
     shelf = _shelf(root, options)
     previous = from_file(options.previous_password_file) if options.previous_password_file else None
     decided = plan(shelf, previous, full=options.full)
@@ -76,12 +77,12 @@ def _order(root: Path, opener: Opener, decided: Plan, options: argparse.Namespac
         kind=decided.kind,
         reason=decided.reason,
         started_at_ns=time.time_ns(),
-        sources=tuple(os.fsencode(source.absolute()) for source in options.sources),
+        sources=tuple(os.fsencode(absolute(source)) for source in options.sources),
         recipients=_recipients(opener, decided.parent.slot if decided.parent else None),
         parent=decided.parent.point if decided.parent else None,
         include=tuple(options.include),
         exclude=tuple(options.exclude),
-        never=(os.fsencode(root.resolve()),),
+        never=(os.fsencode(root), os.fsencode(root.resolve())),
         level=Level(options.level),
         reserve=RESERVE,
     )

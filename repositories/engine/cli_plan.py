@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from keys.crypto_slots import Slot
-from repositories.engine.backup import Kind, ParentPoint
 from repositories.engine.chains import ChainOnDisk
 from repositories.engine.cli_points import Listed, Opener, Shelf
 from repositories.engine.errors import CannotUnwrap, CorruptFile, EngineError, MissingFile, text
+from repositories.engine.order import Kind, ParentPoint
 from repositories.engine.reader import Point
 
 

@@ -172,6 +172,11 @@ class Shelf:
             return chain.files[0].path.stat().st_mtime_ns
 
 
+def absolute(path: Path) -> Path:
+    """A path as it was meant where it was typed; only `..` makes it necessary to look at links."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
 def _chains_at(place: Path) -> list[ChainOnDisk]:
     """Every chain with a file: of a repository, of one chain's folder, or of one file alone."""
     if place.is_file():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keys.crypto_password import KdfParameters
 from repositories.engine.cli_passwords import ask, from_file
-from repositories.engine.cli_points import Listed, Opener, Shelf, check_reader_access
+from repositories.engine.cli_points import Listed, Opener, Shelf, absolute, check_reader_access
 from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, moment, moment_utc, size
 from repositories.engine.errors import EngineError, text
 from repositories.engine.head import Head
@@ -31,7 +31,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
 def open_shelf(options: argparse.Namespace) -> Shelf:
     """Find the points and the password for them. Raises NoPoints, PasswordNeeded."""
     password = from_file(options.password_file) if options.password_file else None
-    shelf = Shelf(options.place.absolute(), Opener(password))
+    shelf = Shelf(absolute(options.place), Opener(password))
     shelf.newest()
     if password is None and not options.plain and shelf.is_encrypted():
         return Shelf(shelf.place, Opener(ask(shelf.place)))
@@ -150,8 +150,8 @@ def _reported(report: VerifyReport, listed: Listed, terminal: Terminal) -> dict[
 
 def run_inspect(options: argparse.Namespace, terminal: Terminal) -> Result:
     """What the head of one file says. Nothing here was authenticated: that needs a key."""
-    head = inspect(options.place.absolute())
-    facts = _head_facts(head, options.place.absolute())
+    head = inspect(absolute(options.place))
+    facts = _head_facts(head, absolute(options.place))
     for name, value in facts.items():
         if name != "slots":
             terminal.say(f"{name.replace('_', ' '):<12}  {value}")

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from repositories.engine.cli_points import Listed, NoSuchPoint, Shelf, check_reader_access, distinct_job_names
+from repositories.engine.cli_points import Listed, NoSuchPoint, Shelf, absolute, check_reader_access, distinct_job_names
 from repositories.engine.cli_read import Result, add_place, open_shelf
 from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, moment, moment_utc, size
 from repositories.engine.errors import text
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Result:
     with terminal.stoppable(), shelf.open(listed) as point:
         order = RestoreOrder(
             point=point,
-            into=options.into.absolute(),
+            into=absolute(options.into),
             paths=tuple(os.fsencode(path).strip(b"/") for path in options.paths),
             existing=Existing(options.existing),
         )

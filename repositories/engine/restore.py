@@ -17,16 +17,16 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repositories.engine.backup import FreeSpace
 from repositories.engine.entries import Entry, is_below, order_key
-from repositories.engine.errors import NothingToRestore, OutOfSpace, text
+from repositories.engine.errors import EngineError, NothingToRestore, OutOfSpace, text
 from repositories.engine.fidelity import LOSS_SENTENCES
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
+from repositories.engine.order import FreeSpace
 from repositories.engine.reader import Point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
 from repositories.engine.restore_helpers import Helpers, helpers_worth
 from repositories.engine.restore_share import EVERYTHING, CommonList, Selection
-from repositories.engine.restore_walk import Walker
+from repositories.engine.restore_walk import Walker, no_beat
 from repositories.engine.target import Existing, Target, open_into
 
 FAILURES_NAMED_MAX = 1_000
@@ -79,7 +79,11 @@ def restore(order: RestoreOrder, observer: Observer) -> Restored:
     with Target(open_into(order.into, order.below), order.existing) as target:
         run = _Run(order, selection, observer, target)
         run.check_room()
-        run.entries()
+        try:
+            run.entries()
+        except EngineError:
+            run.folders_after_stop()
+            raise
         run.folders()
         return run.result()
 
@@ -106,10 +110,9 @@ class _Run:
         self._target = target
         self._tally = Tally()
         self._failures: list[Failure] = []
-        self._folders: list[Entry] = []
         self._helpers = Helpers(self._failed)
         self._pulse = Pulse(observer, order.clock)
-        self._writer = EntryWriter(target, self._tally, self._failed, self._beat)
+        self._writer = EntryWriter(target, self._tally, self._failed, self.beat)
         self._walker = Walker(selection, self._writer, order.clock)
         self._files_total: int | None = None
         self._bytes_total: int | None = None
@@ -155,7 +158,7 @@ class _Run:
     def entries(self) -> None:
         """Restore everything but the folders' own metadata, with as many processes as are worth it."""
         for path in self._selection.paths:
-            self._folders += described_above(self._order.point, path)
+            self._walker.folders += described_above(self._order.point, path)
         numbers = self._selection.segment_numbers()
         count = helpers_worth(self._order.point, len(numbers)) if self._order.helpers is None else self._order.helpers
         with self._helpers as helpers, closing(CommonList.of(numbers)) as common:
@@ -163,37 +166,31 @@ class _Run:
             mine: list[int] = []
             self._walker.run(self._mine(common, mine))
             self._walker.run(self._of_others(sorted(set(numbers).difference(mine))))
-            helpers.wait(self._beat)
-            helpers.add_to(self._tally, self._target.created)
+            helpers.wait(self.beat)
+            helpers.add_to(self._tally, self._target)
 
     def _mine(self, common: CommonList, mine: list[int]) -> Iterator[Entry]:
-        """Every entry of the segments that this process gets; its folders are remembered."""
+        """Every entry of the segments that this process gets."""
         for number in common:
             mine.append(number)
-            yield from self._remembering(self._walker.entries_of(number))
+            yield from self._walker.entries_of(number)
 
     def _of_others(self, numbers: list[int]) -> Iterator[Entry]:
-        """Of the segments that helpers got, what only this process does: hard links, and remembering folders."""
+        """Of the segments that helpers got, what only this process does: hard links, and completing folders."""
         for number in numbers:
-            entries = self._remembering(self._walker.entries_of(number, reported=True))
+            entries = self._walker.entries_of(number, reported=True)
             yield from (entry for entry in entries if entry.hard_linked and not entry.is_directory)
 
-    def _remembering(self, entries: Iterator[Entry]) -> Iterator[Entry]:
-        for entry in entries:
-            if entry.is_directory:
-                self._folders.append(entry)
-            yield entry
-
     def folders(self) -> None:
-        """Complete the folders, each after those inside it. One that was there before keeps what it has, unless the
-        order says overwrite.
-        """
-        overwrite = self._order.existing is Existing.OVERWRITE
-        self._folders.sort(key=lambda entry: order_key(entry.path), reverse=True)
-        for entry in self._folders:
-            if entry.path in self._target.created or (overwrite and not entry.ancestor):
-                self._writer.complete_folder(entry)
-            self._beat()
+        self._walker.complete_folders(self._target, self.beat)
+
+    def folders_after_stop(self) -> None:
+        """Complete what was made, so that the same restore can be started again with existing files skipped."""
+        self._target.created.update(self._helpers.incomplete)
+        for path in self._walker.incomplete(self._target):
+            with suppress(EngineError):
+                self._walker.folders.append(self._order.point.entry(path))
+        self._walker.complete_folders(self._target, no_beat)
 
     def result(self) -> Restored:
         tally, losses = self._tally, self._tally.losses
@@ -219,7 +216,7 @@ class _Run:
             self._failures.append(failure)
         self._observer.warn(failure.code, failure.path, failure.sentence)
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
         self._pulse.beat(self._report)
 
     def _report(self) -> Progress:

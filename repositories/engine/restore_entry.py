@@ -123,12 +123,20 @@ class EntryWriter:
             self._target.folder(entry.path)
             self._tally.directories += 1
             return
-        folder, name = self._target.parent_of(entry.path)
-        self._target.place(folder, name)
         if entry.hard_linked and self._link(entry):
             self._tally.links += 1
             self._tally.bytes_done += entry.size
-        elif kind == stat.S_IFREG:
+            return
+        folder, name = self._target.parent_of(entry.path)
+        folder.held = True  # while content is taken, entries further on are looked at, which opens other folders
+        try:
+            self._make(entry, kind, folder, name, pieces)
+        finally:
+            folder.held = False
+
+    def _make(self, entry: Entry, kind: int, folder: Folder, name: bytes, pieces: Iterable[Piece]) -> None:
+        self._target.place(folder, name)
+        if kind == stat.S_IFREG:
             self._file(entry, folder, name, pieces)
         elif kind in MAKERS:
             self._node(entry, folder, name, MAKERS[kind])
@@ -186,6 +194,7 @@ class EntryWriter:
         source = os.dup(self._target.folder(first.folder).descriptor)  # opening the other folder may close this one
         try:
             folder, name = self._target.parent_of(entry.path)
+            self._target.place(folder, name)
             temporary = self._target.temporary_name()
             return self._link_from(source, first, folder, temporary, name)
         finally:

@@ -7,9 +7,11 @@ when its stdin ends.
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +30,7 @@ WORTH_FILES = 6_000
 WORTH_SEGMENTS = 6
 STOP_SECONDS = 1.5
 WAIT_SECONDS = 0.1
+READ_BYTES = 1 << 16
 PACKAGES = Path(__file__).resolve().parents[2]
 
 
@@ -67,21 +70,30 @@ class _Helper:
 
     def hear(self) -> list[bytes]:
         """The lines that have arrived; called when there is something to read. Raises HelperLost at the end."""
-        part = os.read(self.stdout.fileno(), 1 << 16)
+        part = os.read(self.stdout.fileno(), READ_BYTES)
         if not part and self.finished is None:
             raise HelperLost("A process of this restore ended unexpectedly. Start it again; what is there is skipped.")
         *lines, self._rest = (self._rest + part).split(b"\n")
         return lines
 
-    def end(self) -> None:
-        """Tell it to stop and see that it does; an unfinished file is removed by it."""
+    def end(self) -> list[bytes]:
+        """Tell it to stop and see that it does, which removes its unfinished file.
+
+        Returns the folders that it made and left incomplete.
+        """
         self.stdin.close()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        deadline_seconds = time.monotonic() + STOP_SECONDS
+        while (left_seconds := deadline_seconds - time.monotonic()) > 0:
+            if select.select([self.stdout], [], [], left_seconds)[0]:
+                part = os.read(self.stdout.fileno(), READ_BYTES)
+                self._rest += part
+                if not part:
+                    break
+        self.process.kill()  # nothing, where it ended as it should
+        self.process.wait()
         self.stdout.close()
+        last = [decode_message(line) for line in self._rest.splitlines()[-1:] if line.endswith(b"}")]
+        return [path for message in last if isinstance(message, Broke) for path in message.incomplete]
 
 
 class Helpers:
@@ -91,6 +103,7 @@ class Helpers:
         self._failed = failed
         self._helpers: list[_Helper] = []
         self._selector = selectors.DefaultSelector()
+        self.incomplete: list[bytes] = []  # folders that helpers made and left so when they were stopped
 
     def __enter__(self) -> Helpers:
         return self
@@ -135,7 +148,7 @@ class Helpers:
     def counted(self) -> list[Counted]:
         return [helper.counted for helper in self._helpers]
 
-    def add_to(self, tally: Tally, created: set[bytes]) -> None:
+    def add_to(self, tally: Tally, target: Target) -> None:
         """Add what they did to what the first process did."""
         for helper in self._helpers:
             done, finished = helper.counted, helper.finished
@@ -147,14 +160,18 @@ class Helpers:
             tally.damaged += done.damaged
             tally.bytes_done += done.bytes_done
             tally.bytes_written += done.bytes_written
-            for code, count in finished.losses.items() if finished else ():
-                tally.losses.add(code, finished.first_paths[code] if finished else b"", count)
-            created.update(finished.created if finished else ())
+            if finished is None:
+                continue
+            for code, count in finished.losses.items():
+                tally.losses.add(code, finished.first_paths[code], count)
+            target.created.update(finished.created)
+            for path, time_ns in finished.found:
+                target.found[path] = min(time_ns, target.found.get(path, time_ns))  # before anybody added to it
         self._end()
 
     def _end(self) -> None:
         for helper in self._helpers:
-            helper.end()
+            self.incomplete += helper.end()
         self._helpers = []
 
     def _take(self, helper: _Helper, line: bytes) -> None:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +26,7 @@ from repositories.engine.observer import Progress, Pulse
 from repositories.engine.reader import FileKey, open_point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
 from repositories.engine.restore_share import CommonList, Selection
-from repositories.engine.restore_walk import Walker
+from repositories.engine.restore_walk import Walker, no_beat
 from repositories.engine.target import Existing, Target
 
 STDIN, STDOUT = 0, 1
@@ -70,19 +71,21 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
-    """The last message of a process that did its share: the folders that it made, and its losses."""
+    """The last message of a process that did its share: the folders that it made or found, and its losses."""
 
     created: list[bytes]
+    found: list[tuple[bytes, int]]
     losses: dict[str, int]
     first_paths: dict[str, bytes]
 
 
 class Broke(msgspec.Struct, frozen=True, tag=True):
-    """The last message of one that had to give up."""
+    """The last message of one that had to give up; with the folders that it made and cannot complete itself."""
 
     code: str
     sentence: str
     fields: dict[str, str | int]
+    incomplete: list[bytes] = []
 
 
 Message = Counted | Failed | Finished | Broke
@@ -146,8 +149,8 @@ def read_order() -> WorkerOrder | None:
     return msgspec.json.decode(line, type=WorkerOrder) if line.endswith(b"\n") else None
 
 
-def work(order: WorkerOrder) -> Finished:
-    """Do this process's share. Raises the engine's errors."""
+def work(order: WorkerOrder) -> Finished | Broke:
+    """Do this process's share. Raises the engine's errors where there is nothing yet that was done."""
     tally = Tally()
     link = Link(tally)
     signal.signal(signal.SIGTERM, link.stop)
@@ -162,9 +165,13 @@ def work(order: WorkerOrder) -> Finished:
         writer = EntryWriter(target, tally, link.failed, lambda: pulse.beat(lambda: Progress("restore")))
         walker = Walker(Selection(point, order.paths), writer, time.monotonic)
         link.walker = walker
-        walker.run(_mine(walker, CommonList(order.list_descriptor)))
+        try:
+            walker.run(_mine(walker, CommonList(order.list_descriptor)))
+        except EngineError as error:
+            walker.complete_folders(target, no_beat)
+            return Broke(error.code, error.sentence, error.fields, walker.incomplete(target))
         link.progress(Progress("restore"))
-        return Finished(list(target.created), tally.losses.counts, tally.losses.first_paths)
+        return Finished(list(target.created), list(target.found.items()), tally.losses.counts, tally.losses.first_paths)
 
 
 def _mine(walker: Walker, common: CommonList) -> Iterator[Entry]:
@@ -174,12 +181,13 @@ def _mine(walker: Walker, common: CommonList) -> Iterator[Entry]:
 
 def main() -> int:
     order = read_order()
-    try:
-        if order is not None:
-            send(work(order))
-    except EngineError as error:
-        send(Broke(error.code, error.sentence, error.fields))
-        return 2
+    with suppress(BrokenPipeError):  # the first process is gone, and what it cannot hear is not said
+        try:
+            if order is not None:
+                send(work(order))
+        except EngineError as error:
+            send(Broke(error.code, error.sentence, error.fields))
+            return 2
     return 0
 
 

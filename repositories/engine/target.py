@@ -48,16 +48,17 @@ class Folder:
     """An open folder of the target: its path in the backup, its descriptor, and the names that stand in it.
 
     `owner_of_new` is (user, group) of files that are made in it, known after the first: a setgid folder and some file
-    systems give new files a group of their own.
+    systems give new files a group of their own. While `held` it stays open, whatever else is opened.
     """
 
-    __slots__ = ("_names", "descriptor", "owner_of_new", "path")
+    __slots__ = ("_names", "descriptor", "held", "owner_of_new", "path")
 
     def __init__(self, path: bytes, descriptor: int, names: set[bytes] | None) -> None:
         self.path = path
         self.descriptor = descriptor
         self._names = names
         self.owner_of_new: tuple[int, int] | None = None
+        self.held = False
 
     @property
     def names(self) -> set[bytes]:
@@ -71,12 +72,14 @@ class Target:
     """The folder below which everything is restored. A context manager; closing it closes every descriptor.
 
     Made from the folder's descriptor, as open_into() gives it, which it owns from then on. `created` holds the
-    backup's paths of the folders that were made here; `fresh` is whether nothing stood there before the restore.
+    backup's paths of the folders that were made here, `found` those that stood there with the time (ns) that they had;
+    `fresh` is whether nothing at all stood there.
     """
 
     def __init__(self, descriptor: int, existing: Existing, *, fresh: bool | None = None) -> None:
         self.existing = existing
         self.created: set[bytes] = set()
+        self.found: dict[bytes, int] = {}
         self._moved: dict[bytes, bytes] = {}
         self._open: OrderedDict[bytes, Folder] = OrderedDict()
         self._temporary_token = os.urandom(6).hex().encode("ascii")
@@ -142,11 +145,21 @@ class Target:
         if created:
             self.created.add(path)
             parent.names.add(actual)
-        while len(self._open) >= OPEN_FOLDERS_MAX:
-            os.close(self._open.popitem(last=False)[1].descriptor)
+        elif path not in self.found:
+            self.found[path] = os.fstat(descriptor).st_mtime_ns
+        if len(self._open) >= OPEN_FOLDERS_MAX:
+            self._close_oldest()
         folder = Folder(path, descriptor, set() if created else None)
         self._open[path] = folder
         return folder
+
+    def _close_oldest(self) -> None:
+        for path, folder in self._open.items():
+            if not folder.held:
+                del self._open[path]
+                os.close(folder.descriptor)
+                folder.descriptor = -1  # a use after this fails, and does not reach whatever has the number next
+                return
 
     def _resolve(self, parent: Folder, name: bytes, actual: bytes, path: bytes) -> bytes:
         """Something that is no folder stands where one is needed: return the name to try next."""

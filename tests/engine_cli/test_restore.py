@@ -11,9 +11,11 @@ from uuid import uuid4
 
 import pytest
 
-from repositories.engine.backup import BackupOrder, FreeSpace, Kind, Level, write_backup
+from repositories.engine import target
+from repositories.engine.backup import write_backup
 from repositories.engine.errors import BadTarget, Cancelled, NothingToRestore, OutOfSpace
 from repositories.engine.observer import Progress, Silent
+from repositories.engine.order import BackupOrder, FreeSpace, Kind, Level
 from repositories.engine.reader import Point, open_point
 from repositories.engine.restore import Restored, RestoreOrder, restore
 from repositories.engine.restore_share import CommonList, Selection
@@ -123,12 +125,51 @@ def test_helpers_leave_existing_files_alone_too(tmp_path: Path, many: Path, writ
     assert (again.files, again.links, again.skipped) == (0, 0, FILES + 16)
 
 
+def test_a_folder_stays_open_while_a_file_is_written_into_it(
+    tmp_path: Path, many: Path, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Existing names are looked up ahead of the writing, which opens folders, and only so many may be open."""
+    monkeypatch.setattr(target, "OPEN_FOLDERS_MAX", 3)
+    place = tmp_path / "into" / many.relative_to("/")
+    (place / "050").mkdir(parents=True)
+    (place / "050" / "05000").write_bytes(b"mine")
+    restored = run(written, tmp_path / "into", helpers=0)
+    assert (restored.skipped, restored.failed_count) == (1, 0)
+    expected = {path: facts[4] for path, facts in read_facts(many).items() if path != b"050/05000"}
+    assert {path: facts[4] for path, facts in read_facts(place).items() if path != b"050/05000"} == expected
+
+
+def test_starting_a_stopped_restore_again_ends_with_the_same_tree(tmp_path: Path, many: Path, written: Path) -> None:
+    for helpers in (0, 1):
+        into = tmp_path / str(helpers)
+        with pytest.raises(Cancelled):
+            run(written, into, helpers=helpers, observer=Watching(stop_after=1_500), clock=ticking())
+        assert run(written, into, helpers=helpers).failed_count == 0
+        found, expected = read_facts(into / many.relative_to("/")), read_facts(many)
+        shared = b"one of many names"  # which of a file's names were restored by which run is not remembered
+        for facts in (found, expected):
+            for path in [path for path in facts if path.endswith(shared) or path == b"000/00000"]:
+                del facts[path]
+        assert found == expected
+
+
 def test_a_stop_reaches_helpers_and_leaves_no_unfinished_file(tmp_path: Path, many: Path, written: Path) -> None:
     with pytest.raises(Cancelled):
         run(written, tmp_path / "into", helpers=1, observer=Watching(stop_after=50), clock=ticking())
     found = [name for _, _, names in os.walk(tmp_path / "into") for name in names]
     assert len(found) < FILES
     assert not [name for name in found if name.startswith(".backupsite")]
+
+
+def test_folders_of_a_stopped_restore_are_completed(tmp_path: Path, many: Path, written: Path) -> None:
+    """So that starting it again with existing files skipped ends with the right modes and times."""
+    with pytest.raises(Cancelled):
+        run(written, tmp_path / "into", helpers=0, observer=Watching(stop_after=250), clock=ticking())
+    place = tmp_path / "into" / many.relative_to("/")
+    made = sorted(os.listdir(place))
+    assert made
+    for name in made:
+        assert stat.S_IMODE((place / name).stat().st_mode) == stat.S_IMODE((many / name).stat().st_mode)
 
 
 def test_a_selection_across_segments(tmp_path: Path, many: Path, written: Path) -> None:
