@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repositories.engine.entries import Entry, is_below, order_key
-from repositories.engine.errors import EngineError, NothingToRestore, OutOfSpace, text
+from repositories.engine.errors import Cancelled, EngineError, NothingToRestore, OutOfSpace, text
 from repositories.engine.fidelity import LOSS_SENTENCES
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import FreeSpace
@@ -30,6 +30,7 @@ from repositories.engine.restore_walk import Walker, no_beat
 from repositories.engine.target import Existing, Target, open_into
 
 FAILURES_NAMED_MAX = 1_000
+STOPPED = "The restore was stopped. What is complete stays; start it again with existing files skipped to get the rest."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,10 @@ def restore(order: RestoreOrder, observer: Observer) -> Restored:
         run.check_room()
         try:
             run.entries()
-        except EngineError:
+        except EngineError as error:
             run.folders_after_stop()
+            if isinstance(error, Cancelled):
+                raise Cancelled(STOPPED) from error
             raise
         run.folders()
         return run.result()
