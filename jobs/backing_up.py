@@ -33,8 +33,8 @@ from keys.crypto_slots import PasswordRecipient
 from keys.models import PasswordVersion
 from keys.passwords import costs_of, kek_of
 from keys.sealing import check_vouched_row
-from repositories.catalogue import Recipient, RepositoryAway, SealedFile, instant, register
-from repositories.models import Chain, Kind, Repository
+from repositories.catalogue import Recipient, RepositoryAway, SealedFile, holds_chains, instant, register
+from repositories.models import Chain, Kind, Repository, RestorePoint
 from repositories.reading import file_key_of
 
 VIRTUAL = ("/proc", "/sys", "/dev")
@@ -45,7 +45,7 @@ def prepare(session: Session, held: Claim, log: SessionLog) -> BackupRequest:
     job = _job_of(session)
     _check_protection(job)
     _check_sources(job)
-    _check_root(job.repository)
+    _check_root(job)
     adopt_lost_chain(job, log)
     chain = job.current_chain()
     if chain is not None and chain.repository_id == job.repository_id:
@@ -90,10 +90,7 @@ def _check_protection(job: Job) -> None:
         )
         raise SessionFailed("protection-changed", message, job=job.name) from error
     if job.encryption == Encryption.OFF and job.repository.requires_encryption:
-        message = (
-            f"The repository {job.repository.name} takes only encrypted backups: choose a password for {job.name}."
-        )
-        raise SessionFailed("plaintext-refused", message, repository=job.repository.name)
+        raise _plaintext_refused(job)
 
 
 def _check_sources(job: Job) -> None:
@@ -107,20 +104,25 @@ def _check_sources(job: Job) -> None:
             raise SessionFailed("source-in-repository", message, path=source, repository=str(inside))
 
 
-def _check_root(repository: Repository) -> None:
-    """A repository that holds chains must be there: where its disk is not mounted, no folder is made instead."""
+def _check_root(job: Job) -> None:
+    """A repository that holds chains must be there: where its disk is not mounted, nothing is made in its place."""
+    repository = job.repository
     if not repository.root.is_dir() and repository.chains.exists():
         raise repository_away(RepositoryAway(repository.root))
+    points = RestorePoint.objects.sealed().filter(chain__repository=repository).count()
+    if points and not job.new_chain_requested and not holds_chains(repository.root):
+        message = (
+            f"The folder {repository.path} holds none of the {points} restore points that are known there: mount its "
+            "disk. If they are really gone, start a new chain."
+        )
+        raise SessionFailed("repository-empty", message, path=repository.path, points=points)
 
 
 def _plan(job: Job) -> Plan:
     try:
         return plan(situation_of(job))
     except PlanRefused as error:
-        message = (
-            f"The repository {job.repository.name} takes only encrypted backups: choose a password for {job.name}."
-        )
-        raise SessionFailed("plaintext-refused", message, repository=job.repository.name) from error
+        raise _plaintext_refused(job) from error
 
 
 def _plaintext_refused(job: Job) -> SessionFailed:

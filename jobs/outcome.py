@@ -12,16 +12,27 @@ Result codes (`result_code`, `result_params`):
         verified             depth, notes
         damaged              damages, damaged_files (0: everything can still be restored)
     failed
-        damaged              damages, damaged_files protection-changed   job plaintext-refused    repository
-        key-out-of-reach     what job-gone, point-gone, order-unreadable source-in-repository path, repository
-        repository-away      path cannot-adopt         path state-disk-full      path, free_bytes, needed_bytes
+        damaged              damages, damaged_files
+        protection-changed   job
+        plaintext-refused    repository
+        key-out-of-reach     what
+        job-gone, point-gone, order-unreadable
+        source-in-repository path, repository
+        repository-away      path
+        repository-empty     path, points
+        cannot-adopt         path
+        state-disk-full      path, free_bytes, needed_bytes
         not-absolute, outside-roots, in-repository, in-state-folder    path (of the restore's target; roots, repository)
-        process-ended        signal or exit_code system-error         path, reason internal-error       type
-        unknown-kind         kind and those of the engine with their fields: cannot-unwrap, corrupt-file (path, part),
-        missing-file, unknown-version, plain-refused, fenced, out-of-space (path, free_bytes, needed_bytes),
-        repository-unwritable (path, reason), source-missing (path), source-unreadable (path, reason), source-refused
-        (path), bad-pattern (pattern), bad-order, already-exists (path, sequence), another-writer (path),
-        nothing-to-restore (path), bad-target (path, reason)
+        process-ended        signal or exit_code
+        system-error         path, reason
+        database-away        type
+        internal-error       type
+        unknown-kind         kind
+        and those of the engine with their fields: cannot-unwrap, corrupt-file (path, part), missing-file,
+        unknown-version, plain-refused, fenced, out-of-space (path, free_bytes, needed_bytes),
+        repository-unwritable (path, reason), source-missing (path), source-unreadable (path, reason),
+        source-refused (path), bad-pattern (pattern), bad-order, already-exists (path, sequence),
+        another-writer (path), nothing-to-restore (path), bad-target (path, reason)
     cancelled
         cancelled            before_start: true when it had not begun
     interrupted

@@ -8,6 +8,7 @@ rescan.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -208,6 +209,18 @@ def delete_chain(chain: Chain) -> int:
         chain.folder.rmdir()
     chain.delete()
     return count
+
+
+def holds_chains(root: Path) -> bool:
+    """Tell whether a folder of any chain stands in the repository; an empty one may be a disk that is not mounted."""
+    return any(_is_id(entry.name) for entry in os.scandir(root))
+
+
+def _is_id(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
 
 
 def version_of(record: UUID, version: int) -> PasswordVersion | None:

@@ -41,6 +41,7 @@ RESULT_PARAMS = {
     "plaintext-refused": {"repository": "vault"},
     "source-in-repository": {"path": "/srv", "repository": "/srv/r"},
     "repository-away": {"path": "/srv/r"},
+    "repository-empty": {"path": "/srv/r", "points": 7},
     "state-disk-full": {"path": "/srv/r", "free_bytes": 2**20, "needed_bytes": 2**30},
     "out-of-space": {"path": "/srv/r", "free_bytes": 2**20, "needed_bytes": 2**30},
     "cancelled": {"before_start": True},

@@ -337,6 +337,16 @@ def test_a_repository_that_is_not_mounted_is_not_made_anew(job: Job, tmp_path: P
     assert backed_up(job).sequence == 2
 
 
+def test_an_empty_folder_where_the_repository_was_is_not_written(job: Job, tmp_path: Path) -> None:
+    backed_up(job)
+    (tmp_path / "repository").rename(tmp_path / "disk")
+    (tmp_path / "repository").mkdir()  # the mount point without its disk
+    assert_refused(back_up(job), "repository-empty")
+    assert not list((tmp_path / "repository").iterdir())
+    Job.objects.update(new_chain_requested=True)
+    assert backed_up(job).sequence == 1
+
+
 def test_a_repository_inside_a_source_is_left_out(job: Job, source: Path) -> None:
     make_repository(source / "other")
     (source / "other").mkdir()
