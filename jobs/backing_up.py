@@ -33,6 +33,7 @@ from keys.crypto_slots import PasswordRecipient
 from keys.models import PasswordVersion
 from keys.passwords import costs_of, kek_of
 from keys.sealing import check_vouched_row
+from keys.signing import private_bytes
 from repositories.catalogue import Recipient, RepositoryAway, SealedFile, holds_chains, instant, register
 from repositories.models import Chain, Kind, Repository, RestorePoint
 from repositories.reading import file_key_of
@@ -135,6 +136,7 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
     with keys_in_reach():
         parent_key = file_key_of(newest) if newest else None
         recipients = _recipients(job)
+        signer = private_bytes()
     return BackupRequest(
         root=os.fsencode(job.repository.path),
         chain_id=chain.uuid if chain else uuid.uuid4(),
@@ -153,6 +155,7 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
         parent_path=os.fsencode(newest.path) if newest else None,
         parent_key=parent_key,
         job_name=job.name,
+        signer=signer,
     )
 
 

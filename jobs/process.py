@@ -15,6 +15,8 @@ import traceback
 from pathlib import Path
 from typing import BinaryIO
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from jobs import protocol
 from jobs.protocol import BackupRequest, End, Event, Failed, PointFile, Request, RestoreRequest, VerifyRequest
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, Level, ParentPoint, write_backup
@@ -158,6 +160,7 @@ def order_of(request: BackupRequest) -> BackupOrder:
         level=Level(request.level),
         reserve=FreeSpace(request.reserve_bytes, request.reserve_share),
         job_name=request.job_name,
+        signer=Ed25519PrivateKey.from_private_bytes(request.signer) if request.signer else None,
     )
 
 

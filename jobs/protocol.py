@@ -39,6 +39,7 @@ class BackupRequest:
     parent_path: bytes | None
     parent_key: bytes | None = field(repr=False)
     job_name: str
+    signer: bytes | None = field(default=None, repr=False)  # the console's raw Ed25519 private key
     reserve_bytes: int = GIB
     reserve_share: float = 0.02
 

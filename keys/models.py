@@ -77,3 +77,18 @@ class VerifyAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"wrong password for {self.record_id} at {self.at}"
+
+
+class SigningKey(models.Model):
+    """The key that this console signs backup files with (Ed25519). One row; the keys page shows the public half."""
+
+    only = models.BooleanField(default=True, unique=True, editable=False)
+    public = models.BinaryField(max_length=32)
+    private_sealed = models.BinaryField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(only=True), name="one_signing_key")]
+
+    def __str__(self) -> str:
+        return f"signing key {bytes(self.public).hex()[:16]}"

@@ -25,6 +25,7 @@ from backupsite.roles import Right, requires
 from keys import passwords
 from keys.forms import ChangePasswordForm, NameForm, NewPasswordForm, VerifyForm
 from keys.models import PasswordRecord
+from keys.signing import public_bytes
 
 NAMED_IN_A_REFUSAL = 10
 
@@ -36,7 +37,8 @@ def password_list(request: HttpRequest) -> HttpResponse:
         newest_number=Max("versions__number"), changed_at=Max("versions__created_at")
     )
     records = records.order_by(Lower("name"))
-    return render(request, "keys/password_list.html", {"records": records})
+    signer = public_bytes()
+    return render(request, "keys/password_list.html", {"records": records, "signer": signer.hex() if signer else ""})
 
 
 @requires(Right.KEYS)

@@ -40,6 +40,8 @@ from jobs.targets import TargetRefused
 from jobs.tasks import run_session
 from keys.passwords import kek_of
 from keys.sealing import vouch_for
+from keys.signing import public_bytes
+from repositories import reading
 from repositories.engine.reader import Password, open_point
 from repositories.models import Chain, Kind, PointState, RestorePoint
 from repositories.reading import file_key_of
@@ -297,6 +299,12 @@ def test_encryption_switched_off_in_the_database(job: Job, tmp_path: Path) -> No
     Job.objects.update(encryption=Encryption.OFF, password=None)
     assert_refused(back_up(job), "protection-changed")
     assert not (tmp_path / "repository").exists()
+
+
+def test_a_point_is_signed_by_this_console(job: Job) -> None:
+    point = backed_up(job)
+    with reading.open_point(point) as opened:
+        assert opened.summary.signer == public_bytes()
 
 
 def test_a_key_that_is_out_of_reach_is_no_reason_for_a_full(job: Job) -> None:
