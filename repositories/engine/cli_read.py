@@ -46,7 +46,8 @@ def run_list(options: argparse.Namespace, terminal: Terminal) -> Result:
     for row in rows:
         terminal.say(_line(row))
     if len(closed) == len(rows):
-        return FAILED, {"points": rows}
+        newest = closed[-1]
+        return FAILED, {"points": rows, "error": {"code": newest["problem_code"], "message": newest["problem"]}}
     return (WITH_WARNINGS if closed else DONE), {"points": rows}
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.engine_cli import desk
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +58,22 @@ class Engine:
         path = self.folder / f"password-{self.passwords}"
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
+
+
+def restored_at(into: Path, tree: Path) -> Path:
+    """Sources stand at their absolute path without the leading slash."""
+    return into / tree.relative_to("/")
+
+
+def files_of(repository: Path) -> list[Path]:
+    """The backup files by chain and sequence."""
+    return sorted((path for path in repository.rglob("*") if path.is_file()), key=lambda path: int(path.name))
+
+
+def refused(ended: Ended, code: str) -> None:
+    assert ended.code == 2, ended.stderr
+    assert ended.result["error"]["code"] == code
+    assert ended.stderr.startswith("error: ") or "\nerror: " in ended.stderr
 
 
 @pytest.fixture
@@ -115,3 +133,10 @@ def read_facts(root: Path) -> Facts:
                 content = (Path(os.fsdecode(path)).read_bytes(), first_names.setdefault(stat.st_ino, relative))
             found[relative] = (oct(stat.st_mode), stat.st_uid, stat.st_gid, stat.st_mtime_ns, content)
     return found
+
+
+@pytest.fixture(autouse=True)
+def close_desks() -> Iterator[None]:
+    yield
+    while desk.DESKS:
+        desk.DESKS.pop().target.close()

@@ -1,4 +1,4 @@
-"""Every command, exit code and refusal of the engine's command line, as a process of its own."""
+"""What the commands of the engine do, with their exit codes, as processes of their own."""
 
 from __future__ import annotations
 
@@ -12,25 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine_cli.conftest import Ended, Engine, Facts
+from tests.engine_cli.conftest import Engine, Facts, files_of, refused, restored_at
 
 FactsOf = Callable[[Path], Facts]
-
-
-def restored_at(into: Path, tree: Path) -> Path:
-    """Sources stand at their absolute path without the leading slash."""
-    return into / tree.relative_to("/")
-
-
-def files_of(repository: Path) -> list[Path]:
-    """The backup files by chain and sequence."""
-    return sorted((path for path in repository.rglob("*") if path.is_file()), key=lambda path: int(path.name))
-
-
-def refused(ended: Ended, code: str) -> None:
-    assert ended.code == 2, ended.stderr
-    assert ended.result["error"]["code"] == code
-    assert ended.stderr.startswith("error: ") or "\nerror: " in ended.stderr
 
 
 class TestBackupAndRecover:
@@ -168,116 +152,6 @@ class TestExisting:
         assert bool(recovered.result["failed_count"]) is (existing == "skip")
 
 
-class TestPasswords:
-    def test_a_changed_password(self, engine: Engine, tree: Path, tmp_path: Path, facts_of: FactsOf) -> None:
-        """The newest password opens everything; an older file alone needs its own."""
-        repository = tmp_path / "repository"
-        old, new = engine.password_file("old"), engine.password_file("new")
-        assert engine("backup", tree, "--to", repository, "--password-file", old).code == 0
-        refused(engine("backup", tree, "--to", repository, "--password-file", new), "password-change-unproven")
-        assert len(files_of(repository)) == 1
-        wrong = engine.password_file("neither")
-        ended = engine("backup", tree, "--to", repository, "--password-file", new, "--previous-password-file", wrong)
-        refused(ended, "password-change-unproven")
-        ended = engine("backup", tree, "--to", repository, "--password-file", new, "--previous-password-file", old)
-        assert ended.code == 0, ended.stderr
-        assert (ended.result["kind"], ended.result["reason"]) == ("incremental", "key-changed")
-        (tree / "later").write_text("later")
-        third = engine("backup", tree, "--to", repository, "--password-file", new)
-        assert (third.result["kind"], third.result["reason"]) == ("incremental", "changes-since-parent")
-
-        listed = engine("list", repository, "--password-file", new)
-        assert listed.code == 0
-        assert [point["kind"] for point in listed.result["points"]] == ["full", "incremental", "incremental"]
-        first_file = files_of(repository)[0]
-        for number in ("1", "2", "3"):
-            arguments = ("recover", repository, "--into", tmp_path / number, "--point", number, "--password-file", new)
-            assert engine(*arguments).code == 0
-        assert facts_of(restored_at(tmp_path / "3", tree)) == facts_of(tree)
-        refused(engine("recover", first_file, "--into", tmp_path / "x", "--password-file", new), "cannot-unwrap")
-        assert engine("recover", first_file, "--into", tmp_path / "y", "--password-file", old).code == 0
-        refused(engine("recover", repository, "--into", tmp_path / "z", "--password-file", old), "cannot-unwrap")
-        partly = engine("list", repository, "--password-file", old)
-        assert partly.code == 1
-        assert ["problem" in point for point in partly.result["points"]] == [False, True, True]
-
-    def test_without_a_password_an_encrypted_folder_is_refused(
-        self, engine: Engine, tree: Path, tmp_path: Path
-    ) -> None:
-        repository, password = tmp_path / "repository", engine.password_file("secret")
-        engine("backup", tree, "--to", repository, "--password-file", password)
-        refused(engine("backup", tree, "--to", repository), "password-needed")
-        refused(engine("list", repository), "password-needed")
-        refused(engine("verify", repository), "password-needed")
-        refused(engine("recover", repository, "--into", tmp_path / "into"), "password-needed")
-        refused(engine("recover", files_of(repository)[0], "--into", tmp_path / "into"), "password-needed")
-        assert len(files_of(repository)) == 1
-        assert not (tmp_path / "into").exists()
-
-    def test_encryption_enabled_and_disabled(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        repository, password = tmp_path / "repository", engine.password_file("secret")
-        with_password = ("--password-file", password)
-        first = engine("backup", tree, "--to", repository)
-        second = engine("backup", tree, "--to", repository, *with_password)
-        assert (second.result["kind"], second.result["reason"]) == ("full", "encryption-enabled")
-        assert second.result["chain_id"] != first.result["chain_id"]
-        third = engine("backup", tree, "--to", repository, "--plain")
-        assert (third.result["kind"], third.result["reason"]) == ("full", "encryption-disabled")
-        assert [first.result["number"], second.result["number"], third.result["number"]] == [1, 2, 3]
-        listed = engine("list", repository, *with_password)
-        assert [point["encrypted"] for point in listed.result["points"]] == [False, True, False]
-
-    def test_a_plain_point_is_no_answer_to_a_password(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        repository, password = tmp_path / "repository", engine.password_file("secret")
-        engine("backup", tree, "--to", repository)
-        arguments = ("recover", repository, "--into", tmp_path / "into", "--password-file", password)
-        refused(engine(*arguments), "plain-refused")
-        assert not (tmp_path / "into").exists()
-        assert engine(*arguments, "--plain").code == 0
-
-    def test_plain_points_of_an_encrypted_folder(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        repository, password = tmp_path / "repository", engine.password_file("secret")
-        engine("backup", tree, "--to", repository)
-        engine("backup", tree, "--to", repository, "--password-file", password)
-        refused(engine("recover", repository, "--into", tmp_path / "a", "--point", "1"), "password-needed")
-        assert engine("recover", repository, "--into", tmp_path / "a", "--point", "1", "--plain").code == 0
-        refused(engine("recover", repository, "--into", tmp_path / "b", "--plain"), "cannot-unwrap")
-
-    @pytest.mark.parametrize(
-        ("written_with", "read_with", "opens"),
-        [
-            ("secret\n", "secret", True),
-            ("secret\r\n", "secret", True),
-            ("secret\n\n", "secret", False),
-            ("secret \n", "secret", False),
-            ("e\u0301te\u0301", "\u00e9t\u00e9", True),
-        ],
-    )
-    def test_the_bytes_of_a_password_file(
-        self, engine: Engine, tree: Path, tmp_path: Path, written_with: str, read_with: str, opens: bool
-    ) -> None:
-        repository = tmp_path / "repository"
-        engine("backup", tree, "--to", repository, "--password-file", engine.password_file(written_with))
-        listed = engine("list", repository, "--password-file", engine.password_file(read_with))
-        assert listed.code == (0 if opens else 2)
-
-    @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe"])
-    def test_an_unusable_password_file(self, engine: Engine, tree: Path, tmp_path: Path, content: bytes) -> None:
-        password = engine.password_file(content)
-        refused(engine("backup", tree, "--to", tmp_path / "r", "--password-file", password), "bad-password")
-        assert not (tmp_path / "r").exists()
-
-    def test_a_missing_password_file(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        ended = engine("backup", tree, "--to", tmp_path / "r", "--password-file", tmp_path / "none")
-        refused(ended, "password-file-unreadable")
-        assert str(tmp_path / "none") in ended.stderr
-
-    def test_plain_and_a_password_contradict_each_other(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        password = engine.password_file("secret")
-        ended = engine("backup", tree, "--to", tmp_path / "r", "--password-file", password, "--plain")
-        refused(ended, "contradiction")
-
-
 class TestReaders:
     def test_list_for_people(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
         engine("backup", tree, "--to", tmp_path / "repository")
@@ -353,59 +227,6 @@ class TestReaders:
         assert engine("inspect", file).code == 2
         assert engine("recover", file, "--into", tmp_path / "into", "--password-file", password).code == 2
         assert not list((tmp_path / "into").rglob("*"))
-
-
-class TestRefusals:
-    def test_a_missing_source(self, engine: Engine, tmp_path: Path) -> None:
-        refused(engine("backup", tmp_path / "none", "--to", tmp_path / "r"), "source-missing")
-        assert not files_of(tmp_path / "r")
-
-    def test_a_source_inside_the_repository(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        engine("backup", tree, "--to", tmp_path / "r")
-        (tmp_path / "r" / "mine").mkdir()
-        refused(engine("backup", tmp_path / "r" / "mine", "--to", tmp_path / "r"), "source-refused")
-
-    @pytest.mark.parametrize("command", ["list", "verify"])
-    def test_a_folder_without_points(self, engine: Engine, tmp_path: Path, command: str) -> None:
-        refused(engine(command, tmp_path / "none"), "no-points")
-        (tmp_path / "empty").mkdir()
-        refused(engine(command, tmp_path / "empty"), "no-points")
-
-    def test_a_number_that_is_not_there(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        engine("backup", tree, "--to", tmp_path / "r")
-        for number in ("0", "2", "-1"):
-            refused(engine("recover", tmp_path / "r", "--into", tmp_path / "i", "--point", number), "no-such-point")
-
-    def test_a_path_that_is_not_in_the_point(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        engine("backup", tree, "--to", tmp_path / "r")
-        ended = engine("recover", tmp_path / "r", tree / "never was", "--into", tmp_path / "i")
-        refused(ended, "nothing-to-restore")
-        assert "never was" in ended.stderr
-
-    def test_a_target_that_is_a_file(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        engine("backup", tree, "--to", tmp_path / "r")
-        refused(engine("recover", tmp_path / "r", "--into", tree / "nothing"), "bad-target")
-
-    def test_a_repository_that_is_a_file(self, engine: Engine, tree: Path) -> None:
-        assert engine("backup", tree, "--to", tree / "nothing").code == 2
-        assert (tree / "nothing").read_bytes() == b""
-
-    @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["backup"], ["backup", "x"], ["recover", "x"]])
-    def test_what_makes_no_sense(self, engine: Engine, arguments: list[str]) -> None:
-        ended = engine(*arguments, as_json=False)
-        assert ended.code == 2
-        assert "usage:" in ended.stderr
-
-    def test_a_missing_file_of_the_chain(self, engine: Engine, tree: Path, tmp_path: Path) -> None:
-        """Nothing can be built on such a chain: the next point is a full of a new one, and says why."""
-        for number in range(3):
-            (tree / "docs" / f"more {number}").write_bytes(os.urandom(100_000))
-            engine("backup", tree, "--to", tmp_path / "r")
-        files_of(tmp_path / "r")[1].unlink()
-        ended = engine("backup", tree, "--to", tmp_path / "r")
-        assert (ended.result["kind"], ended.result["reason"]) == ("full", "chain-damaged")
-        assert ended.result["number"] == 3
-        assert engine("recover", tmp_path / "r", "--into", tmp_path / "into").code == 0
 
 
 def test_ctrl_c_stops_cleanly(engine: Engine, tmp_path: Path) -> None:
