@@ -129,6 +129,14 @@ def read_heads(fd: int, path: Path) -> list[Head]:
     return [replace(head, copies_differ=True) for head in sorted(found, key=lambda head: -head.generation)]
 
 
+def read_used(fd: int, offset: int) -> bytes:
+    """One copy without its padding as it lies in the file; empty if its checksum does not hold."""
+    try:
+        return _read_copy(fd, offset, set())
+    except Malformed:
+        return b""
+
+
 def padding_is_zero(fd: int) -> bool:
     """Whether both copies are followed by zeros up to their fixed length."""
     for offset in (HEAD_A_OFFSET, HEAD_B_OFFSET):

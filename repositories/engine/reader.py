@@ -262,14 +262,14 @@ def open_container(path: Path, secret: Secret | None) -> Container:
     try:
         heads = read_heads(fd, path)
         check_place(path, heads[0])
-        head, file_key = _unlock(path, heads, secret)
+        head, file_key = unlock(path, heads, secret)
         return Container(fd, path, head, file_key)
     except BaseException:
         os.close(fd)
         raise
 
 
-def _unlock(path: Path, heads: list[Head], secret: Secret | None) -> tuple[Head, bytes | None]:
+def unlock(path: Path, heads: list[Head], secret: Secret | None) -> tuple[Head, bytes | None]:
     """The head that authenticates, and the file key. Copies that differ are tried one after the other."""
     if secret is None:
         return _plain_head(path, heads), None
