@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup setup-dev run test bench lint format types ci pins chromium
+.PHONY: setup setup-dev run test screenshots bench lint format types ci pins chromium
 
 setup:
 	@.ci/setup "$(PYTHON)" requirements.txt
@@ -21,6 +21,10 @@ test: setup-dev chromium
 
 chromium:
 	@.ci/chromium
+
+# The pictures of README and docs/, drawn from fixed data.
+screenshots: setup-dev chromium
+	@$(BIN)/python -m tests.browser.pictures $(ARGS)
 
 bench: setup-dev
 	@$(BIN)/python -m tests.bench $(ARGS)
