@@ -6,10 +6,11 @@ _b64.
 
 Codes of problems:
 
-    sources     not-absolute, missing, unreadable, in-repository (errors); repository-inside, state-folder-inside,
-    virtual-inside (notes) repository  not-absolute, not-a-folder, unwritable, no-room, in-state-folder (errors);
-    will-be-created, not-empty (notes) target      not-absolute, outside-roots, in-repository, in-state-folder,
-    not-a-folder, unwritable (errors)
+    sources     not-absolute, missing, unreadable, in-repository, in-state-folder (errors)
+                repository-inside, state-folder-inside, virtual-inside, virtual (notes)
+    repository  not-absolute, not-a-folder, unwritable, no-room, in-state-folder (errors)
+                will-be-created, not-empty (notes)
+    target      not-absolute, outside-roots, in-repository, in-state-folder, not-a-folder, unwritable (errors)
 
 Refusals of list_folder: not-absolute, missing, not-a-folder, unreadable.
 """
@@ -71,9 +72,9 @@ def list_folder(path_b64: str) -> Answer:
     return {"path_b64": path_b64, "path": text(path), "folders": folders, "left_out": len(names) - len(listed)}
 
 
-def check_sources(paths: list[str], repository_path: str | None = None) -> Answer:
-    """Say what is wrong with sources, also together with the repository that they would be written to."""
-    return {"problems": [problem for path in paths for problem in _source_problems(path, repository_path)]}
+def check_sources(paths: list[str], repository_paths: list[str] | None = None) -> Answer:
+    """Say what is wrong with sources, also together with the repositories: no backup reads any of them."""
+    return {"problems": [problem for path in paths for problem in _source_problems(path, repository_paths or [])]}
 
 
 def check_repository(path: str) -> Answer:
@@ -107,14 +108,14 @@ def room(path: Path) -> tuple[int, int]:
     return facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
 
 
-def _source_problems(path: str, repository_path: str | None) -> list[dict[str, str]]:
+def _source_problems(path: str, repository_paths: list[str]) -> list[dict[str, str]]:
     raw = os.fsencode(path)
     if not raw.startswith(b"/") or b"\0" in raw:
         return [_error(path, "not-absolute", f"{text(raw)} is not an absolute path: begin it with /.")]
     unreadable = _unreadable(path, raw)
     if unreadable is not None:
         return [unreadable]
-    return _placement_problems(path, Path(os.path.realpath(path)), repository_path)
+    return _placement_problems(path, Path(os.path.realpath(path)), repository_paths)
 
 
 def _unreadable(path: str, raw: bytes) -> dict[str, str] | None:
@@ -131,24 +132,34 @@ def _unreadable(path: str, raw: bytes) -> dict[str, str] | None:
     return None
 
 
-def _placement_problems(path: str, source: Path, repository_path: str | None) -> list[dict[str, str]]:
+def _placement_problems(path: str, source: Path, repository_paths: list[str]) -> list[dict[str, str]]:
     problems = []
-    home = Path(os.path.realpath(settings.BACKUPSITE.home))
-    if repository_path:
-        repository = Path(os.path.realpath(repository_path))
+    for repository in sorted({Path(os.path.realpath(repository_path)) for repository_path in repository_paths}):
         if is_within(source, repository):
             message = f"{path} lies in the repository {repository}: a repository cannot hold a backup of itself."
             return [_error(path, "in-repository", message)]
         if is_within(repository, source):
             problems.append(_note(path, "repository-inside", f"The repository {repository} is left out of {path}."))
-    if is_within(home, source) or is_within(source, home):
+    home = Path(os.path.realpath(settings.BACKUPSITE.home))
+    if is_within(source, home):
+        message = f"{path} lies in the console's state folder, which holds its keys and its own database: leave it out."
+        return [_error(path, "in-state-folder", message)]
+    if is_within(home, source):
         message = f"The console's state folder {home} is left out: it holds keys and its own database."
         problems.append(_note(path, "state-folder-inside", message))
+    return problems + _virtual_problems(path, source)
+
+
+def _virtual_problems(path: str, source: Path) -> list[dict[str, str]]:
+    own = next((folder for folder in VIRTUAL if is_within(source, Path(folder))), None)
+    if own is not None:
+        message = f"{path} is read because it is named, but {own} belongs to the kernel: most of it is no files."
+        return [_note(path, "virtual", message)]
     inside = [folder for folder in VIRTUAL if is_within(Path(folder), source)]
-    if inside:
-        message = f"{', '.join(inside)} are left out of {path}: they hold no files of yours."
-        problems.append(_note(path, "virtual-inside", message))
-    return problems
+    if not inside:
+        return []
+    message = f"{', '.join(inside)} are left out of {path}: they hold no files of yours."
+    return [_note(path, "virtual-inside", message)]
 
 
 def _repository_problems(path: Path, existing: Path) -> list[dict[str, str]]:

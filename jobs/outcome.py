@@ -18,6 +18,7 @@ Result codes (`result_code`, `result_params`):
         key-out-of-reach     what
         job-gone, point-gone, order-unreadable
         source-in-repository path, repository
+        source-in-state-folder path
         repository-away      path
         repository-empty     path, points
         cannot-adopt         path

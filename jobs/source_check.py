@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from backupsite.models import User
 from jobs import questions
 from jobs.models import Job
+from repositories.models import Repository
 
 
 @dataclass
@@ -17,8 +18,9 @@ class Answer:
 
 
 def check_sources(job: Job, by: User, timeout_seconds: float) -> Answer:
-    """Ask the job's proxy about its sources, and about them together with the repository."""
-    params = {"paths": job.sources, "repository_path": job.repository.path}
+    """Ask the job's proxy about its sources, and about them together with every repository."""
+    repositories = {job.repository.path, *Repository.objects.values_list("path", flat=True)}
+    params = {"paths": job.sources, "repository_paths": sorted(repositories)}
     try:
         problems = questions.ask(job.proxy, "check_sources", params, by, timeout_seconds)["problems"]
     except (questions.NoAnswer, questions.Refused) as error:

@@ -49,7 +49,7 @@ def write_backup(order: BackupOrder, observer: Observer) -> Written:
             parent = stack.enter_context(open_point(order.parent.path, secret))
         check_order(order, parent)
         refused = (os.fsencode(order.root.resolve()),)
-        sources = clean_sources(order.sources, refused)
+        sources = clean_sources(order.sources, (*refused, *order.never))
         return _Session(order, observer, parent, sources, refused).run()
 
 

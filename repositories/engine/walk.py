@@ -70,7 +70,10 @@ Found = tuple[bytes, bytes, Stat, bool]
 
 
 def clean_sources(sources: Iterable[bytes], refused: Iterable[bytes]) -> list[bytes]:
-    """Absolute, normalised, in manifest order, none inside another. Raises SourceMissing, SourceRefused, ..."""
+    """Absolute, normalised, in manifest order, none inside another.
+
+    Raises SourceMissing, and SourceRefused for one that is, or lies in, a folder of `refused`.
+    """
     paths = []
     for source in sources:
         if not source.startswith(b"/"):
@@ -100,7 +103,7 @@ def _check_source(path: bytes, refused: Iterable[bytes]) -> None:
     for folder in refused:
         if is_below(real[1:], folder[1:]):
             raise SourceRefused(
-                f"The source {text(path)} lies inside {text(folder)}, where backups are written; choose another one.",
+                f"The source {text(path)} lies in {text(folder)}, which no backup reads; choose another one.",
                 path=text(path),
             )
     if stat.S_ISDIR(found.st_mode):

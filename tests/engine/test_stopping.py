@@ -192,6 +192,9 @@ def test_sources_that_cannot_be(chain: Chain, tmp_path: Path, source: Path) -> N
         (SourceRefused, (os.fsencode(tmp_path / "way in"),)),
     ):
         assert_nothing_happened(chain, error, sources=sources)
+    closed = os.fsencode(source / "folder")
+    for below in (closed, closed + b"/b"):
+        assert_nothing_happened(chain, SourceRefused, sources=(below,), never=(closed,))
 
 
 def test_a_repository_that_cannot_be_written(chain: Chain, tmp_path: Path) -> None:

@@ -160,16 +160,20 @@ def test_sources(tmp_path: Path) -> None:
     for folder in (repository / "x", data / "repository"):
         folder.mkdir(parents=True)
     inside = str(data / "repository")
-    for paths, repository_path, expected in (
-        ([str(data)], str(repository), []),
+    home = settings.BACKUPSITE.home
+    for paths, repository_paths, expected in (
+        ([str(data)], [str(repository)], []),
         (["data"], None, [("not-absolute", "error")]),
         ([str(tmp_path / "gone")], None, [("missing", "error")]),
-        ([str(repository / "x")], str(repository), [("in-repository", "error")]),
-        ([str(repository)], str(repository), [("in-repository", "error")]),
-        ([str(data)], inside, [("repository-inside", "note")]),
-        (["/proc/self"], None, []),
+        ([str(repository / "x")], [str(repository)], [("in-repository", "error")]),
+        ([str(repository)], [str(tmp_path / "other"), str(repository)], [("in-repository", "error")]),
+        ([str(data)], [inside], [("repository-inside", "note")]),
+        ([str(home)], None, [("in-state-folder", "error")]),
+        ([str(home.parent)], None, [("state-folder-inside", "note")]),
+        (["/proc/self"], None, [("virtual", "note")]),
+        (["/proc"], None, [("virtual", "note")]),
     ):
-        assert problems(answering.check_sources(paths, repository_path)) == expected, paths
+        assert problems(answering.check_sources(paths, repository_paths)) == expected, paths
 
 
 def test_the_root_as_a_source_says_what_is_left_out() -> None:
@@ -179,7 +183,7 @@ def test_the_root_as_a_source_says_what_is_left_out() -> None:
 def test_a_link_into_the_repository_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "repository").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "repository")
-    found = answering.check_sources([str(tmp_path / "link")], str(tmp_path / "repository"))
+    found = answering.check_sources([str(tmp_path / "link")], [str(tmp_path / "repository")])
     assert problems(found) == [("in-repository", "error")]
 
 
