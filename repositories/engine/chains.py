@@ -62,12 +62,16 @@ def file_path(root: Path, chain_id: UUID, sequence: int) -> Path:
 
 
 def delete_file(path: Path) -> None:
-    """Rename to `.deleting`, unlink, fsync of the folder. A file that is gone already is fine."""
+    """Rename to `.deleting`, unlink, fsync of the folder. A file that is gone already is fine.
+
+    A deletion that was interrupted after the rename is finished.
+    """
     doomed = path if path.name.endswith(DELETING_SUFFIX) else path.with_name(path.name + DELETING_SUFFIX)
-    with contextlib.suppress(FileNotFoundError):
-        if doomed != path:
+    if doomed != path:
+        with contextlib.suppress(FileNotFoundError):
             os.rename(path, doomed)
             fsync_folder(path.parent)
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(doomed)
         fsync_folder(path.parent)
 

@@ -54,6 +54,15 @@ def test_an_unreadable_head_is_a_problem_of_its_file(chain: Chain) -> None:
     assert set(problems) == {1, 7, 8}
 
 
+def test_a_deletion_that_was_interrupted_is_finished_by_the_next_call(chain: Chain) -> None:
+    first = chain.write()
+    doomed = first.path.with_name("1.deleting")
+    os.rename(first.path, doomed)
+    chains.delete_file(first.path)
+    assert not doomed.exists()
+    chains.delete_file(first.path)
+
+
 def test_a_missing_repository_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingFile):
         chains.scan(tmp_path / "nowhere")
