@@ -7,6 +7,7 @@ ends the session before its process starts, and never makes it a full or a plain
 
 from __future__ import annotations
 
+import html
 import os
 import time
 import uuid
@@ -15,6 +16,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.template.loader import render_to_string
 from django.utils import timezone
 
 from backupsite.audit import record_for
@@ -56,7 +58,7 @@ def prepare(session: Session, held: Claim, log: SessionLog) -> BackupRequest:
         raise Stale(f"Session {session.pk} was taken away while it was planned.")
     request = _request(job, planned, None if planned.new_chain else chain)
     _keep_plan(held, job, planned, request)
-    log.say("plan", f"Writes {planned.kind} {request.sequence} of chain {request.chain_id}: {planned.reason}.")
+    log.say("plan", _plan_words(planned, request))
     return request
 
 
@@ -95,7 +97,10 @@ def _check_protection(job: Job) -> None:
 
 
 def _check_sources(job: Job) -> None:
-    """A backup of a repository, or into one from within it, would grow for ever."""
+    """A backup of a repository, or into one from within it, would grow for ever; one of the state folder holds every
+    key of the console.
+    """
+    home = Path(os.path.realpath(settings.BACKUPSITE.home))
     repositories = [Path(os.path.realpath(path)) for path in Repository.objects.values_list("path", flat=True)]
     for source in job.sources:
         real = Path(os.path.realpath(source))
@@ -103,6 +108,9 @@ def _check_sources(job: Job) -> None:
         if inside is not None:
             message = f"The source {source} lies in the repository {inside}: take it out of the job."
             raise SessionFailed("source-in-repository", message, path=source, repository=str(inside))
+        if is_within(real, home):
+            message = f"The source {source} lies in the console's state folder, with its keys: take it out of the job."
+            raise SessionFailed("source-in-state-folder", message, path=source)
 
 
 def _check_root(job: Job) -> None:
@@ -188,6 +196,14 @@ def never_walked(sources: list[str]) -> tuple[bytes, ...]:
         if not any(is_within(Path(source), Path(virtual)) for source in sources):
             found.add(os.fsencode(virtual))
     return tuple(sorted(found))
+
+
+def _plan_words(planned: Plan, request: BackupRequest) -> str:
+    """Return what is written, and the sentence of the reason without an instant: a log line is read at any time."""
+    params = {name: value for name, value in planned.params.items() if name != "started_at"}
+    reason = render_to_string("jobs/_reason.html", {"code": planned.reason, "params": params})
+    where = f"{'a new chain' if planned.new_chain else 'the chain'} {request.chain_id}"
+    return f"Writes {planned.kind} {request.sequence} of {where}. {html.unescape(reason).strip()}"
 
 
 def _keep_plan(held: Claim, job: Job, planned: Plan, request: BackupRequest) -> None:

@@ -16,6 +16,7 @@ from backupsite.templatetags.show import short_words, size_words
 from jobs.chain_picture import KeyName, Mark, Picture, draw, name_keys
 from jobs.consequences import ExistingChain
 from jobs.models import ACTIVE, DueState, DueTime, Job, Session, SessionKind
+from jobs.pruning import Waiting, old_chains_waiting
 from jobs.situation import existing_chains
 from repositories.models import RestorePoint, Slot
 
@@ -43,6 +44,7 @@ class NumberedChain:
 
     number: int
     chain: ExistingChain
+    waiting: Waiting | None = None  # for this, where it is to be deleted
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Story:
 def story_of(job: Job, next_at: datetime | None, now: datetime) -> Story:
     points = _points(job)
     gaps = [*_failed(job, points), *_passed_by(job, points)]
-    chains = [NumberedChain(n, chain) for n, chain in enumerate(existing_chains(job), start=1) if chain.points]
+    chains = _numbered(job)
     numbers = {numbered.chain.id: numbered.number for numbered in chains}
     marks = sorted([*(_mark(point, now) for point in points), *(mark for mark, _ in gaps)], key=lambda mark: mark.at)
     keys = name_keys(marks)
@@ -77,6 +79,14 @@ def story_of(job: Job, next_at: datetime | None, now: datetime) -> Story:
         stored_bytes=sum(numbered.chain.size_bytes for numbered in chains),
         newest=points[-1] if points else None,
     )
+
+
+def _numbered(job: Job) -> list[NumberedChain]:
+    existing = existing_chains(job)
+    doomed = any(chain.delete_after_full for chain in existing)
+    waiting = {str(wait.chain.uuid): wait for wait in old_chains_waiting(job)} if doomed else {}
+    numbered = enumerate(existing, start=1)
+    return [NumberedChain(number, chain, waiting.get(chain.id)) for number, chain in numbered if chain.points]
 
 
 def key_of(point: RestorePoint) -> str:

@@ -72,6 +72,12 @@ def names_of(keys: list[dict[str, object]]) -> list[str]:
 
 
 @register.filter
+def closed(sentence: str) -> str:
+    """{{ params.damage|closed }}: with one full stop at its end, whether it was stored with one or without"""
+    return f"{sentence.rstrip('. ')}."
+
+
+@register.filter
 def took(session: Session) -> timedelta | None:
     """{{ session|took|duration }}: how long it ran"""
     return session.ended_at - session.started_at if session.started_at and session.ended_at else None

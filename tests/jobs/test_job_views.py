@@ -264,6 +264,16 @@ class TestDelete:
             assert who().post(url("job_delete", job), {"name": job.name}).status_code == 403
 
 
+class TestAnOldChainThatIsToGo:
+    def test_says_what_it_waits_for(self, job):
+        make_point(make_chain(job, encrypted=False, state=JobChainState.PREVIOUS, delete_after_full=True))
+        full = make_point(make_chain(job))
+        session = make_session(job, state=State.WARNING, warnings=3, written_point=full)
+        shown = alice().get(url("job_detail", job))
+        assert "had 3 warnings. See what it could not read" in text_of(shown)
+        assert reverse("session_detail", args=[session.uuid]) in shown.content.decode()
+
+
 class TestDetach:
     def test_takes_a_chain_out_of_the_retention(self, job):
         chain = make_chain(job, encrypted=False, state=JobChainState.PREVIOUS, delete_after_full=True)

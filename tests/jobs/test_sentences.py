@@ -7,7 +7,7 @@ import re
 import pytest
 from django.template.loader import render_to_string
 
-from jobs import admission, consequences, due, outcome, planning
+from jobs import admission, consequences, due, outcome, planning, pruning
 
 NOW = "2026-11-23T02:00:00+00:00"
 UUID = "6a3f1b4e-0000-4000-8000-000000000000"
@@ -40,6 +40,7 @@ RESULT_PARAMS = {
     "protection-changed": {"job": "Ledger"},
     "plaintext-refused": {"repository": "vault"},
     "source-in-repository": {"path": "/srv", "repository": "/srv/r"},
+    "source-in-state-folder": {"path": "/srv"},
     "repository-away": {"path": "/srv/r"},
     "repository-empty": {"path": "/srv/r", "points": 7},
     "state-disk-full": {"path": "/srv/r", "free_bytes": 2**20, "needed_bytes": 2**30},
@@ -127,6 +128,20 @@ def test_every_result_has_at_least_the_sentence_that_was_stored():
 def test_every_due_time_that_passed_by_has_a_sentence(reason):
     passed = {"reason": str(reason), "params": {"session": UUID, "state": "running"}, "count": 1}
     check(words("_due", due=passed), reason)
+
+
+@pytest.mark.parametrize("damage", ["the file of point 1 is missing", "The file 1 is damaged. Verify it."])
+def test_a_damage_ends_with_one_full_stop(damage):
+    sentence = words("_reason", code="chain-damaged", params={"damage": damage}, message="")
+    assert sentence == f"The chain is damaged: {damage.rstrip('.')}."
+
+
+def test_every_wait_of_an_old_chain_has_a_sentence():
+    codes = re.findall(r"^    ([a-z]+(?:-[a-z]+)*) {2,}\S", pruning.__doc__, re.M)
+    assert {"successor-missing", "verify-failed", "ready"} <= set(codes)
+    for code in codes:
+        params = {"session": UUID, "sequence": 3, "warnings": 2, "damage": "x"}
+        check(words("_old_chain_waits", code=code, params=params), code)
 
 
 def test_parameters_are_escaped():

@@ -269,6 +269,17 @@ def test_retention_follows_a_success(job: Job) -> None:
     assert "pruned" in LogLine.objects.values_list("code", flat=True)
 
 
+def test_the_log_says_what_is_written_and_why_in_words(job: Job) -> None:
+    first, second = (back_up(job) for _ in range(2))
+    chain = job.current_chain()
+    assert chain
+    said = [LogLine.objects.get(session=session, code="plan").message for session in (first, second)]
+    assert said == [
+        f"Writes full 1 of a new chain {chain.uuid}. It is the first session of this job.",
+        f"Writes incremental 2 of the chain {chain.uuid}. It holds the changes since point 1.",
+    ]
+
+
 def test_warnings_are_counted_and_logged(job: Job, source: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(source / "socket"))
@@ -334,6 +345,16 @@ def test_a_source_in_a_repository(job: Job, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "repository" / "x")
     Job.objects.update(sources=[str(tmp_path / "link")])
     assert_refused(back_up(job), "source-in-repository")
+
+
+def test_a_source_in_the_state_folder(job: Job, tmp_path: Path) -> None:
+    inside = settings.BACKUPSITE.home / "logs"
+    inside.mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(inside)
+    for source in (str(settings.BACKUPSITE.home), str(inside), str(tmp_path / "link")):
+        Job.objects.update(sources=[source])
+        assert_refused(back_up(job), "source-in-state-folder")
+    assert not (tmp_path / "repository").exists()
 
 
 def test_a_repository_that_is_not_mounted_is_not_made_anew(job: Job, tmp_path: Path) -> None:
