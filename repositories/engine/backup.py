@@ -13,17 +13,14 @@ from contextlib import ExitStack
 from uuid import UUID
 
 from keys import crypto
-from keys.crypto_errors import CryptoError
-from keys.crypto_slots import read_slots, wrap_for_password
-from repositories.engine import chains
+from repositories.engine.chain_keys import first_keyring, new_slots, next_keyring
 from repositories.engine.compare import compare
 from repositories.engine.content import ContentReader, Packer, make_cutter
-from repositories.engine.errors import BadOrder
 from repositories.engine.head import Head
 from repositories.engine.identities import MAX_ENTRIES as MAX_IDENTITIES
 from repositories.engine.identities import MAX_RUNS as MAX_IDENTITY_RUNS
 from repositories.engine.identities import Identities, Run, identity_key, merge, pack_parts
-from repositories.engine.keyring import Keyring, pack_keyring
+from repositories.engine.keyring import pack_keyring
 from repositories.engine.layout import NO_ITEM, VERSION, ItemKind
 from repositories.engine.manifest import Boundaries, Facts, ManifestBuilder, Root, RunRow, SegmentRow, pack_root
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
@@ -84,7 +81,7 @@ class _Session:
         self._pulse = Pulse(self._observer, time.monotonic)
         self._stage = "walk+write"
         self._file_key = crypto.random_key() if order.recipients else None
-        self._keyring = self._make_keyring()
+        self._keyring = next_keyring(parent) if parent else first_keyring() if order.recipients else None
         self._chain_key = self._keyring.chain_key if self._keyring else plain_chain_key(order.chain_id)
         self._origin_number: dict[UUID, int] = {order.file_id: 0}
 
@@ -114,16 +111,6 @@ class _Session:
 
     def _head(self) -> Head:
         order = self._order
-        wrapped = b""
-        if self._file_key is not None:
-            wrapped = b"".join(
-                wrap_for_password(recipient, self._file_key, chain_id=order.chain_id, file_id=order.file_id)
-                for recipient in order.recipients
-            )
-        try:
-            slots, _ = read_slots(wrapped, len(order.recipients))
-        except CryptoError as error:
-            raise BadOrder(f"The key slots cannot be written: {error}") from None
         return Head(
             version=VERSION,
             encrypted=self._file_key is not None,
@@ -131,21 +118,8 @@ class _Session:
             file_id=order.file_id,
             sequence=order.sequence,
             generation=1,
-            slots=tuple(slots),
+            slots=new_slots(order.recipients, self._file_key, chain_id=order.chain_id, file_id=order.file_id),
         )
-
-    def _make_keyring(self) -> Keyring | None:
-        """The parent's keys and the parent's own, without those of files that are no longer there."""
-        if self._file_key is None:
-            return None
-        if self._parent is None or self._parent.keyring is None or self._parent.file_key is None:
-            return Keyring(crypto.random_key(), {})
-        known = {**self._parent.keyring.file_keys, self._parent.head.file_id: self._parent.file_key}
-        chain = chains.scan_chain(self._parent.path.parent)
-        live = {file.head.file_id for file in chain.files if file.head is not None}
-        everything_read = all(file.head is not None for file in chain.files)
-        kept = {file_id: key for file_id, key in known.items() if file_id in live or not everything_read}
-        return Keyring(self._parent.keyring.chain_key, kept)
 
     def _prepare(self) -> None:
         key, writer = identity_key(self._chain_key), self._writer
