@@ -1,5 +1,5 @@
-"""What happens to every request: the real address behind trusted proxies, the sign-in of an htmx request, the person's
-time zone.
+"""What happens to every request: the real address behind trusted proxies, no visitor for /healthz, the sign-in of an
+htmx request, the person's time zone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from django.shortcuts import resolve_url
 from django.utils import timezone
 
 Answer = Callable[[HttpRequest], HttpResponse]
+HEALTH_PATH = "/healthz"
 
 
 class TrustedHopsMiddleware:
@@ -30,6 +31,18 @@ class TrustedHopsMiddleware:
             seen = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
             if len(seen) >= self.hops:
                 request.META["REMOTE_ADDR"] = seen[-self.hops]
+        return self.get_response(request)
+
+
+class HealthForNobodyMiddleware:
+    """Who asks /healthz is nobody: looking up who a cookie belongs to would need the database that may be down."""
+
+    def __init__(self, get_response: Answer) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path_info == HEALTH_PATH:
+            request.COOKIES = {}
         return self.get_response(request)
 
 

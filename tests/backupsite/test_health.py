@@ -6,6 +6,7 @@ import pytest
 from django.db import OperationalError, connection
 
 from backupsite import health, processes
+from backupsite.models import User
 
 PARTS = (*health.CLUSTERS, health.WATCHDOG)
 
@@ -45,6 +46,19 @@ def test_a_database_that_is_gone_is_named(client, run_folder, monkeypatch):
         raise OperationalError("gone")
 
     monkeypatch.setattr(connection, "cursor", refuse)
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.json()["down"]) == (503, ["database"])
+
+
+@pytest.mark.django_db
+def test_a_database_that_is_gone_is_named_to_who_is_signed_in_too(client, run_folder, monkeypatch):
+    client.force_login(User.objects.create_user("alice"))
+
+    def refuse(*_):
+        raise OperationalError("gone")
+
+    for name in ("cursor", "ensure_connection", "_cursor"):
+        monkeypatch.setattr(connection, name, refuse)
     answer = client.get("/healthz")
     assert (answer.status_code, answer.json()["down"]) == (503, ["database"])
 
