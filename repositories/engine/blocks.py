@@ -1,26 +1,21 @@
-"""Fetching content: which file holds a block, opening blocks ahead by threads, and cutting chunks out of them.
+"""Fetching content: opening blocks ahead by threads, and cutting chunks out of them.
 
-Opened blocks are kept in a small cache (at most 16, each at most 8 MiB); what is read ahead counts into it. The
-manifest is left to reader.py.
+Opened blocks are kept in a small cache (at most 16, each at most 8 MiB); what is read ahead counts into it. Which file
+holds a block is left to shelf.py; the manifest, to reader.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from uuid import UUID
 
-from repositories.engine.container import Container
 from repositories.engine.entries import BlockAddress, Chunk, Entry
-from repositories.engine.errors import CannotUnwrap, EngineError, MissingFile, damaged, text
-from repositories.engine.head import authenticates, open_for_reading, read_heads
+from repositories.engine.errors import EngineError, damaged
 from repositories.engine.layout import ItemKind
+from repositories.engine.shelf import Shelf
 
 _CACHED_BLOCKS = 16
 _BLOCKS_AHEAD = 6
@@ -36,70 +31,6 @@ class Hole:
 
 Piece = memoryview | Hole
 Content = Iterator[Piece]
-
-
-class Shelf:
-    """The files of one chain, opened when they are needed. Safe to use from threads."""
-
-    def __init__(self, own: Container, file_keys: dict[UUID, bytes]) -> None:
-        self._own, self._file_keys = own, file_keys
-        self._open: dict[UUID, Container] = {own.file_id: own}
-        self._paths: dict[UUID, Path] | None = None
-        self._lock = threading.Lock()
-
-    def container(self, file_id: UUID) -> Container:
-        """Raises MissingFile, CannotUnwrap, CorruptFile."""
-        with self._lock:
-            found = self._open.get(file_id)
-            if found is None:
-                found = self._open[file_id] = self._open_other(file_id)
-            return found
-
-    def close(self) -> None:
-        for container in self._open.values():
-            container.close()
-
-    def _open_other(self, file_id: UUID) -> Container:
-        folder = self._own.path.parent
-        if self._paths is None:
-            self._paths = dict(_files_in(folder))
-        path, key = self._paths.get(file_id), self._file_keys.get(file_id)
-        if path is None:
-            raise MissingFile(
-                f"{text(self._own.path)} needs the backup file {file_id} of its chain, which is not in {text(folder)}. "
-                "Bring it back from a copy of the repository.",
-                path=text(folder),
-                file_id=str(file_id),
-            )
-        if key is None and self._own.head.encrypted:
-            raise CannotUnwrap(f"The keyring of {text(self._own.path)} has no key for {text(path)}.", path=text(path))
-        return _open_authentic(path, file_id, self._own, key)
-
-
-def _files_in(folder: Path) -> Iterator[tuple[UUID, Path]]:
-    """The readable heads of a folder, oldest first; what cannot be read is missing, and named when it is needed."""
-    for name in sorted((name for name in os.listdir(folder) if name.isdecimal()), key=int):
-        path = folder / name
-        with contextlib.suppress(EngineError, OSError):
-            fd = open_for_reading(path)
-            try:
-                heads = read_heads(fd, path)
-            finally:
-                os.close(fd)
-            yield heads[0].file_id, path
-
-
-def _open_authentic(path: Path, file_id: UUID, own: Container, key: bytes | None) -> Container:
-    """Raises CorruptFile if the file is not what the chain knows under this id."""
-    fd = open_for_reading(path)
-    try:
-        for head in read_heads(fd, path):
-            if authenticates(head, key) and (head.chain_id, head.file_id) == (own.head.chain_id, file_id):
-                return Container(fd, path, head, key)
-        raise damaged(path, "head", "it does not authenticate as a file of this chain")
-    except BaseException:
-        os.close(fd)
-        raise
 
 
 class BlockReader:
@@ -160,7 +91,7 @@ class BlockReader:
         return self._pool.submit(self._open, address)
 
     def _open(self, address: BlockAddress) -> bytes:
-        return self._shelf.container(address.origin).read(address.number, ItemKind.BLOCK)
+        return self._shelf.container(address.origin).read(address.number, ItemKind.BLOCK, address.origin)
 
 
 class _Ahead:

@@ -1,6 +1,7 @@
 """What lies in a local repository: chains, their files, leftovers; and how a file is removed.
 
     <repository>/<chain id>/<sequence>                  a sealed backup file
+    <repository>/<chain id>/<sequence>.<file id>        a merged one, until what it replaces is gone
     <repository>/<chain id>/<sequence>.<file id>.part   one that is being written; its writer holds an exclusive lock
     <repository>/<chain id>/<sequence>.deleting         one whose deletion was begun
 
@@ -19,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from repositories.engine.errors import CorruptFile, EngineError, MissingFile, damaged, text
+from repositories.engine.errors import AnotherWriter, CorruptFile, EngineError, MissingFile, damaged, text
 from repositories.engine.head import Head, open_for_reading, read_heads
 from repositories.engine.writer import UNFINISHED_SUFFIX, fsync_folder
 
 DELETING_SUFFIX = ".deleting"
-_SEQUENCE = re.compile(r"[1-9][0-9]{0,18}")
+_SEALED = re.compile(r"([1-9][0-9]{0,18})(?:\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class ChainOnDisk:
     chain_id: UUID
     folder: Path
     files: tuple[FileOnDisk, ...]  # by sequence
+    replaced: tuple[FileOnDisk, ...] = ()  # still there though a merged file among `files` stands for them
 
 
 def scan(root: Path) -> list[ChainOnDisk]:
@@ -53,8 +55,60 @@ def scan(root: Path) -> list[ChainOnDisk]:
 def scan_chain(folder: Path) -> ChainOnDisk:
     """A file whose head says another chain or number than its place has a `problem`, and no head."""
     chain_id = UUID(folder.name)
-    sequences = sorted(int(name) for name in os.listdir(folder) if _SEQUENCE.fullmatch(name))
-    return ChainOnDisk(chain_id, folder, tuple(_file(folder / str(number), chain_id, number) for number in sequences))
+    found = [_file(folder / name, chain_id, sequence_of(name)) for name in sealed_names(folder)]
+    files = _once_each(found)
+    replaced = _replaced(files)
+    return ChainOnDisk(
+        chain_id,
+        folder,
+        tuple(file for file in files if file not in replaced),
+        tuple(replaced),
+    )
+
+
+def _once_each(found: list[FileOnDisk]) -> list[FileOnDisk]:
+    """A merged file has two names while it gets its final one."""
+    seen: set[UUID] = set()
+    files = []
+    for file in found:
+        if file.head is None or file.head.file_id not in seen:
+            files.append(file)
+        if file.head is not None:
+            seen.add(file.head.file_id)
+    return files
+
+
+def _replaced(files: list[FileOnDisk]) -> list[FileOnDisk]:
+    """Files that a newer one names as replaced; what is itself replaced replaces nothing."""
+    gone: set[UUID] = set()
+    replaced: list[FileOnDisk] = []
+    for file in sorted(files, key=lambda file: (-file.sequence, not (file.head and file.head.replaces))):
+        if file.head is None:
+            continue
+        if file.head.file_id in gone:
+            replaced.append(file)
+        else:
+            gone.update(file.head.replaces)
+    return replaced[::-1]
+
+
+def sealed_names(folder: Path, *, with_deleting: bool = False) -> list[str]:
+    """The names of sealed files in a chain's folder, by sequence; a plain number before a merged file's name."""
+    suffix = DELETING_SUFFIX if with_deleting else ""
+    names = [name for name in os.listdir(folder) if _SEALED.fullmatch(name.removesuffix(suffix))]
+    return sorted(names, key=lambda name: (sequence_of(name), name))
+
+
+def sequence_of(name: str) -> int:
+    return int(name.partition(".")[0])
+
+
+def merged_name(sequence: int, file_id: UUID) -> str:
+    return f"{sequence}.{file_id}"
+
+
+def is_merged_name(name: str) -> bool:
+    return "." in name and _SEALED.fullmatch(name) is not None
 
 
 def file_path(root: Path, chain_id: UUID, sequence: int) -> Path:
@@ -99,6 +153,14 @@ def remove_leftovers(root: Path) -> list[Path]:
     return removed
 
 
+def remove_unfinished(folder: Path, *, but: Path) -> None:
+    """Remove what an interrupted writer left in a chain's folder. Raises AnotherWriter if one is at work."""
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if name.endswith(UNFINISHED_SUFFIX) and path != but and path.exists() and not _remove_unheld(path):
+            raise AnotherWriter(f"Another writer has {text(path)} open.", path=text(path))
+
+
 def _chain_folders(root: Path) -> Iterator[Path]:
     try:
         names = sorted(os.listdir(root))
@@ -138,9 +200,14 @@ def check_place(path: Path, head: Head) -> None:
 
     A file with another kind of name, copied out of its repository, is taken as it is.
     """
-    if not (_is_uuid(path.parent.name) and _SEQUENCE.fullmatch(path.name)):
+    named = _SEALED.fullmatch(path.name)
+    if not _is_uuid(path.parent.name) or named is None:
         return
-    if UUID(path.parent.name) != head.chain_id or int(path.name) != head.sequence:
+    if (
+        UUID(path.parent.name) != head.chain_id
+        or int(named[1]) != head.sequence
+        or named[2] not in (None, str(head.file_id))
+    ):
         raise CorruptFile(
             f"The file {text(path)} is point {head.sequence} of chain {head.chain_id}, so it lies in a wrong place: "
             "it was renamed or exchanged. Put it back to its place.",

@@ -20,6 +20,7 @@ from keys.crypto_slots import Slot, SlotKind
 from repositories.engine.chains import ChainOnDisk, FileOnDisk, scan, scan_chain
 from repositories.engine.errors import CannotUnwrap, EngineError, PlainRefused, damaged, text
 from repositories.engine.head import Head
+from repositories.engine.keyring import known_keys
 from repositories.engine.reader import FileKey, Kek, Point, inspect, open_point
 
 
@@ -67,9 +68,9 @@ class Opener:
             raise file.problem or damaged(file.path, "head")
         if not head.encrypted:
             return open_point(file.path, None)
-        known = self._file_keys.get(head.file_id)
-        if known is not None:
-            return self._learn(open_point(file.path, FileKey(known)))
+        known = known_keys(head, self._file_keys)
+        if known:
+            return self._learn(open_point(file.path, FileKey(known[0])))
         return self.open_with_password(file.path, head)[0]
 
     def open_with_password(self, path: Path, head: Head) -> tuple[Point, Slot]:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from repositories.engine.errors import damaged
 from repositories.engine.head import Head
-from repositories.engine.index import ItemIndex, parse_index
+from repositories.engine.index import ItemIndex, Origin, Place, parse_index
 from repositories.engine.layout import (
     BODY_OFFSET,
     RECORD_HEADER_BYTES,
@@ -42,7 +42,7 @@ class Container:
     def __init__(self, fd: int, path: Path, head: Head, file_key: bytes | None) -> None:
         self.path, self.head, self.file_key = path, head, file_key
         self._fd = fd
-        self._sealers: dict[int, EpochSealer] = {}
+        self._sealers: dict[tuple[UUID, int], EpochSealer] = {}
         self.length = _regular_length(fd, path)
         self.trailer = self._read_trailer()
         self.seal = self._read_seal()
@@ -57,29 +57,53 @@ class Container:
             os.close(self._fd)
             self._fd = -1
 
-    def read(self, number: int, kind: ItemKind) -> bytes:
-        """The raw content of one of this file's own items."""
-        place = self.index.place(number)
-        name = f"{kind.name.lower()} {number}"
-        if place is None or place.kind is not kind:
-            raise damaged(self.path, name, "the index does not have it")
+    def holds(self, file_id: UUID) -> bool:
+        """Whether it is that file, or has items of it."""
+        return self.index.part(file_id) is not None
+
+    def seal_hash_of(self, file_id: UUID) -> bytes:
+        """Its own seal hash, or that of a file that it replaced; empty if it knows nothing of the file."""
+        part = self.index.part(file_id)
+        return b"" if part is None else part[0].seal_hash or self.seal.seal_hash
+
+    def read(self, number: int, kind: ItemKind, origin: UUID | None = None) -> bytes:
+        """The raw content of an item; without an origin, of one of the file's own."""
+        source, place, name = self._find(number, kind, origin)
         try:
-            epoch = self.index.own.epoch_of(number)
-            sealed = self._record(kind, epoch, number, place.offset, place.length)
-            return self._sealer(epoch).open(kind, number, sealed)
+            sealer, sealed = self._sealed(source, place, number)
+            return sealer.open(kind, number, sealed)
         except Malformed as error:
             raise damaged(self.path, name, str(error)) from None
 
-    def tag(self, number: int, kind: ItemKind) -> bytes:
+    def read_sealed(self, number: int, kind: ItemKind, origin: UUID) -> bytes:
+        """An item as it lies in the file, its tag verified, to be copied byte for byte."""
+        source, place, name = self._find(number, kind, origin)
+        try:
+            sealer, sealed = self._sealed(source, place, number)
+            sealer.authenticate(kind, number, sealed)
+        except Malformed as error:
+            raise damaged(self.path, name, str(error)) from None
+        return sealed
+
+    def tag(self, number: int, kind: ItemKind, origin: UUID | None = None) -> bytes:
         """The last 16 bytes of a sealed item: its tag, as a root remembers it."""
-        place = self.index.place(number)
-        name = f"{kind.name.lower()} {number}"
-        if place is None or place.kind is not kind:
-            raise damaged(self.path, name, "the index does not have it")
+        _, place, name = self._find(number, kind, origin)
         try:
             return pread(self._fd, TAG_BYTES, place.offset + RECORD_HEADER_BYTES + place.length - TAG_BYTES)
         except Malformed as error:
             raise damaged(self.path, name, str(error)) from None
+
+    def _find(self, number: int, kind: ItemKind, origin: UUID | None) -> tuple[Origin, Place, str]:
+        name = f"{kind.name.lower()} {number}"
+        part = self.index.part(origin or self.file_id)
+        place = part[1].place(number) if part else None
+        if part is None or place is None or place.kind is not kind:
+            raise damaged(self.path, name, "the index does not have it")
+        return part[0], place, name
+
+    def _sealed(self, origin: Origin, place: Place, number: int) -> tuple[EpochSealer, bytes]:
+        epoch = origin.epoch_of(number)
+        return self._sealer(origin, epoch), self._record(place.kind, epoch, number, place.offset, place.length)
 
     def sealed_digest(self, number: int) -> bytes:
         """SHA-256 of a sealed item as it lies in the file; empty if there is none. Raises Malformed."""
@@ -102,12 +126,12 @@ class Container:
             raise damaged(self.path, "trailer", str(error)) from None
 
     def _read_seal(self) -> Seal:
-        trailer = self.trailer
+        trailer, origin = self.trailer, Origin(self.file_id, ())
         try:
             sealed = self._record(
                 ItemKind.SEAL, trailer.epoch, trailer.seal_number, trailer.seal_offset, trailer.seal_length
             )
-            seal = parse_seal(self._sealer(trailer.epoch).open(ItemKind.SEAL, trailer.seal_number, sealed))
+            seal = parse_seal(self._sealer(origin, trailer.epoch).open(ItemKind.SEAL, trailer.seal_number, sealed))
             self._check_seal(seal)
         except Malformed as error:
             raise damaged(self.path, "seal", str(error)) from None
@@ -128,10 +152,12 @@ class Container:
             sealed = self._record(ItemKind.INDEX, epoch, said.index_number, said.index_offset, said.index_length)
             if hashlib.sha256(sealed).digest() != said.index_digest:
                 raise Malformed("it is not the one that was sealed")
-            raw = self._sealer(epoch).open(ItemKind.INDEX, said.index_number, sealed)
+            raw = self._sealer(Origin(self.file_id, ()), epoch).open(ItemKind.INDEX, said.index_number, sealed)
             index = parse_index(raw, said.file_id, self.trailer.seal_offset)
-            if index.own.epochs[-1] != epoch:
+            if index.origin.epochs[-1] != epoch:
                 raise Malformed("the epoch in the trailer is not the last one")
+            if any(bool(origin.file_key) != self.head.encrypted for origin, _ in index.copied):
+                raise Malformed("it mixes plain and encrypted items")
         except Malformed as error:
             raise damaged(self.path, "index", str(error)) from None
         return index
@@ -145,11 +171,13 @@ class Container:
             raise Malformed("its record header is wrong")
         return sealed
 
-    def _sealer(self, epoch: Epoch) -> EpochSealer:
-        sealer = self._sealers.get(epoch.number)
+    def _sealer(self, origin: Origin, epoch: Epoch) -> EpochSealer:
+        """An item of another file was sealed under that file's key and in its name."""
+        known = (origin.file_id, epoch.number)
+        sealer = self._sealers.get(known)
         if sealer is None:
-            sealer = EpochSealer(self.file_key, self.head.chain_id, self.head.file_id, epoch)
-            self._sealers[epoch.number] = sealer
+            key = origin.file_key or self.file_key
+            sealer = self._sealers[known] = EpochSealer(key, self.head.chain_id, origin.file_id, epoch)
         return sealer
 
 

@@ -81,6 +81,13 @@ def merge(runs: list[Run]) -> Run:
     )
 
 
+def without(run: Run, gone: Array) -> Run:
+    """The run but for the entries that `gone` says."""
+    if not gone.any():
+        return run
+    return Run(run.keys[~gone], run.rest[~gone], run.addresses[~gone])
+
+
 def join(parts: list[Run]) -> Run:
     """One run from its parts in order."""
     if not parts:

@@ -1,15 +1,18 @@
 """The keyring of a point: the chain key, and the file keys of all earlier live points of its chain.
 
 Raw content of the KEYRING item, MessagePack: [chain key, {file id (16 bytes): file key}]. Plain files have none.
+A merged file has the file key of the newest file that it replaced, so keyrings written before the merge open it too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 import msgspec
 
 from keys.crypto import KEY_BYTES
+from repositories.engine.head import Head
 from repositories.engine.layout import Malformed
 
 
@@ -21,6 +24,11 @@ class Keyring:
 
     def __repr__(self) -> str:
         return f"Keyring({len(self.file_keys)} file keys)"
+
+
+def known_keys(head: Head, file_keys: Mapping[UUID, bytes]) -> list[bytes]:
+    """The key that opens a file: under its own id, or under that of the newest file that it replaced."""
+    return [file_keys[file_id] for file_id in (head.file_id, *head.replaces[-1:]) if file_id in file_keys]
 
 
 def pack_keyring(keyring: Keyring) -> bytes:

@@ -21,12 +21,15 @@ from pathlib import Path
 from types import TracebackType
 from uuid import UUID
 
+import numpy as np
+
 from keys.crypto_errors import KdfRefused, UnwrapFailed
 from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, derive_kek
 from keys.crypto_slots import Slot, SlotKind, unwrap
 from repositories.engine import identities, segment_codec
-from repositories.engine.blocks import BlockReader, Content, Hole, Piece, Shelf
+from repositories.engine.blocks import BlockReader, Content, Hole, Piece
 from repositories.engine.chains import check_place
+from repositories.engine.columns import Array
 from repositories.engine.container import Container
 from repositories.engine.entries import BlockAddress, Entry, is_below, order_key
 from repositories.engine.errors import CannotUnwrap, NothingToRestore, PlainRefused, damaged, text
@@ -36,6 +39,7 @@ from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
 from repositories.engine.manifest import Facts, Root, RunRow, folder_segments, parse_root
 from repositories.engine.seal import NO_PARENT, Seal, check_chain_mac, plain_chain_key
 from repositories.engine.segments import Segment
+from repositories.engine.shelf import Shelf
 
 __all__ = [
     "FileKey", "Hole", "Kek", "Password", "Piece", "Point", "Secret", "Summary", "inspect", "open_point",
@@ -197,12 +201,13 @@ class Point:
         if self._last is not None and self._last[0] == number:
             return self._last[1]
         row = self.root.segments[number]
-        container = self._shelf.container(self._origins[row.origin])
+        origin = self._origins[row.origin]
+        container = self._shelf.container(origin)
         name = f"segment {row.number}"
-        if container.tag(row.number, ItemKind.SEGMENT) != row.tag:
+        if container.tag(row.number, ItemKind.SEGMENT, origin) != row.tag:
             raise damaged(container.path, name, "it is not the one that the root knows")
         try:
-            segment = segment_codec.parse(container.read(row.number, ItemKind.SEGMENT))
+            segment = segment_codec.parse(container.read(row.number, ItemKind.SEGMENT, origin))
             if len(segment) != row.entries or not row.entries or segment.path(0) != row.first:
                 raise Malformed("it does not fit the root")
         except Malformed as error:
@@ -211,16 +216,31 @@ class Point:
         return segment
 
     def identity_run(self, run: RunRow, origin_number: dict[UUID, int]) -> identities.Run:
-        """A run of identities, its origins numbered by `origin_number`, which grows."""
-        return identities.join([self._identity_part(*part, origin_number) for part in run.parts])
+        """A run of identities, its origins numbered by `origin_number`, which grows.
 
-    def _identity_part(self, origin: int, number: int, tag: bytes, origin_number: dict[UUID, int]) -> identities.Run:
-        container = self._shelf.container(self._origins[origin])
+        Without those of blocks that a merge left out.
+        """
+        whole = identities.join([self._identity_part(*part, origin_number) for part in run.parts])
+        return identities.without(whole, self._left_out(whole, origin_number))
+
+    def _left_out(self, run: identities.Run, origin_number: dict[UUID, int]) -> Array:
+        """Which entries name a block that is no longer there, or is not there for long."""
+        gone = np.zeros(len(run), bool)
+        numbers = set(np.unique(run.addresses[:, 0]).tolist())
+        for origin, number in origin_number.items():
+            kept = self._shelf.merged_blocks(origin) if number in numbers else None
+            if kept is not None:
+                gone |= (run.addresses[:, 0] == number) & ~np.isin(run.addresses[:, 1], kept)
+        return gone
+
+    def _identity_part(self, index: int, number: int, tag: bytes, origin_number: dict[UUID, int]) -> identities.Run:
+        origin = self._origins[index]
+        container = self._shelf.container(origin)
         name = f"identities {number}"
-        if container.tag(number, ItemKind.IDENTITIES) != tag:
+        if container.tag(number, ItemKind.IDENTITIES, origin) != tag:
             raise damaged(container.path, name, "it is not the one that the root knows")
         try:
-            return identities.parse_part(container.read(number, ItemKind.IDENTITIES), origin_number)
+            return identities.parse_part(container.read(number, ItemKind.IDENTITIES, origin), origin_number)
         except Malformed as error:
             raise damaged(container.path, name, str(error)) from None
 

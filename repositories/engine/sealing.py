@@ -67,6 +67,10 @@ class EpochSealer:
 
     def open(self, kind: ItemKind, number: int, sealed: bytes) -> bytes:
         """Return the raw content. Raises Malformed for damage, a wrong place, or a content outside the bounds."""
+        return unpack_payload(kind, self.authenticate(kind, number, sealed))
+
+    def authenticate(self, kind: ItemKind, number: int, sealed: bytes) -> bytes:
+        """Return the payload, not unpacked. Raises Malformed for damage or a wrong place."""
         if not OVERHEAD_BYTES <= len(sealed) <= MAX_RAW_BYTES[kind] + OVERHEAD_BYTES:
             raise Malformed("a sealed item has an impossible length")
         if number < self._epoch.first_item:
@@ -74,12 +78,11 @@ class EpochSealer:
         cipher = self._block if kind is ItemKind.BLOCK else self._metadata
         aad = self._aad(kind, number)
         if cipher is None:
-            return unpack_payload(kind, _open_plain(aad, sealed))
+            return _open_plain(aad, sealed)
         try:
-            payload = cipher.decrypt(crypto.counter_nonce(number - self._epoch.first_item), sealed, aad)
+            return cipher.decrypt(crypto.counter_nonce(number - self._epoch.first_item), sealed, aad)
         except InvalidTag:
             raise Malformed("the authentication tag is wrong") from None
-        return unpack_payload(kind, payload)
 
 
 def pack_payload(raw: bytes, level: int | None) -> bytes:

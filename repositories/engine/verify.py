@@ -145,7 +145,7 @@ class _Verification:
         except MissingFile:
             self._notes.append("The parent is no longer beside it, so its seal was not compared.")
             return
-        if parent.seal.seal_hash != summary.parent_seal_hash:
+        if parent.seal_hash_of(summary.parent_id) != summary.parent_seal_hash:
             raise damaged(parent.path, "seal", "it is not the parent that was there when the point was written")
 
     def _segments(self) -> None:
@@ -190,12 +190,12 @@ class _Verification:
         for origin, reach in self._needed.items():
             numbers = np.flatnonzero(reach).tolist()
             try:
-                index = self._point.container_of(origin).index
+                part = self._point.container_of(origin).index.part(origin)
             except EngineError as error:
                 self._report(error)
                 self._bad[origin] = set(numbers)
                 continue
-            blocks = set(index.numbers[index.kinds == ItemKind.BLOCK].tolist())
+            blocks = set(part[1].of_kind(ItemKind.BLOCK).tolist()) if part else set()
             for number in set(numbers) - blocks:
                 self._bad_block(origin, number, "the index does not have it")
 
@@ -220,11 +220,12 @@ class _Verification:
 
     def _block_addresses(self) -> Iterator[BlockAddress]:
         """All blocks of the own file, and those of others that the point needs; without those known to be bad."""
-        own = self._point.container
-        index = own.index
-        own_blocks = index.numbers[index.kinds == ItemKind.BLOCK].tolist()
+        own = {
+            origin.file_id: table.of_kind(ItemKind.BLOCK).tolist()
+            for origin, table in self._point.container.index.parts()
+        }
         wanted = {origin: np.flatnonzero(reach).tolist() for origin, reach in self._needed.items()}
-        for origin, numbers in {**wanted, own.file_id: own_blocks}.items():
+        for origin, numbers in {**wanted, **own}.items():
             bad = self._bad.get(origin, set())
             yield from (BlockAddress(origin, number) for number in numbers if number not in bad)
 
@@ -256,14 +257,14 @@ def _check_tiling(container: Container) -> None:
     """Records follow each other without a gap from the body's begin to the trailer; epoch records are intact."""
     index, said, trailer = container.index, container.seal.statement, container.trailer
     records = [
-        *zip(index.offsets.tolist(), index.lengths.tolist(), strict=True),
+        *index.records(),
         (said.index_offset, said.index_length),
         (trailer.seal_offset, trailer.seal_length),
     ]
     records.sort()
     epochs = {
         pack_record_header(ItemKind.EPOCH, epoch.number, epoch.first_item, EPOCH_RANDOM_BYTES) + epoch.random
-        for epoch in index.own.epochs
+        for epoch in index.origin.epochs
     }
     position = BODY_OFFSET
     for offset, length in [*records, (container.length - TRAILER_BYTES, 0)]:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from repositories.engine.errors import AlreadyExists, AnotherWriter, OutOfSpace, RepositoryUnwritable, text
 from repositories.engine.head import Head, pack_head
-from repositories.engine.index import ItemIndex, Origin, pack_index
+from repositories.engine.index import ItemIndex, ItemTable, Origin, pack_index
 from repositories.engine.layout import (
     BODY_OFFSET,
     EPOCH_RANDOM_BYTES,
@@ -79,6 +79,7 @@ class FileWriter:
         self.path = folder / f"{head.sequence}.{head.file_id}{UNFINISHED_SUFFIX}"
         self.final = folder / str(head.sequence)
         self.proxy_seconds = self.repository_seconds = 0.0
+        self.copied: tuple[tuple[Origin, ItemTable], ...] = ()  # what a merge copied, before finish()
         self._head, self._file_key, self._level, self._reserve = head, file_key, level, reserve
         self._fd = _create(folder, self.path)
         self._position = BODY_OFFSET
@@ -124,6 +125,11 @@ class FileWriter:
         while number not in self._tags:
             self._take_oldest()
         return self._tags[number]
+
+    def append_copy(self, header: bytes, sealed: bytes) -> int:
+        """A sealed item of another file, byte for byte; returns its offset, for the tables of `copied`."""
+        with self._lock:
+            return self._append(header, sealed)
 
     def settle(self) -> None:
         """Wait until everything added is appended."""
@@ -258,15 +264,13 @@ class FileWriter:
 
     def _index(self) -> bytes:
         count = len(self._kinds)
-        return pack_index(
-            ItemIndex(
-                own=Origin(self._head.file_id, (self.epoch,)),
-                numbers=np.arange(count, dtype=np.uint32),
-                kinds=np.array(self._kinds, dtype=np.uint32),
-                offsets=np.array(self._offsets, dtype=np.uint64),
-                lengths=np.array(self._lengths, dtype=np.uint32),
-            )
+        own = ItemTable(
+            numbers=np.arange(count, dtype=np.uint32),
+            kinds=np.array(self._kinds, dtype=np.uint32),
+            offsets=np.array(self._offsets, dtype=np.uint64),
+            lengths=np.array(self._lengths, dtype=np.uint32),
         )
+        return pack_index(ItemIndex(Origin(self._head.file_id, (self.epoch,)), own, self.copied))
 
     def _digest(self, number: int) -> bytes:
         sealed = os.pread(self._fd, self._lengths[number], self._offsets[number] + RECORD_HEADER_BYTES)

@@ -9,6 +9,7 @@ import hmac
 import os
 import struct
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -42,6 +43,7 @@ class SecondReader:
     def __init__(self, path: Path, password: str | None = None, file_key: bytes | None = None) -> None:
         self.path, self.raw = path, path.read_bytes()
         self.head = self._choose_head()
+        self.replaced: dict[bytes, bytes] = {}  # seal hashes
         self.chain, self.file = self.head[48 - 16 : 48], self.head[48:64]
         self.key = file_key if password is None else self._unwrap(password)
         if self.head[10]:
@@ -94,19 +96,21 @@ class SecondReader:
             "<HI32sQIIQ", trailer[10:72]
         )
         check(total == len(self.raw), "length")
-        self.epochs = [(number, first, random)]
+        self.origins = {self.file: (self.key, [(number, first, random)])}
 
-    def _open(self, kind: int, number: int, offset: int, length: int) -> bytes:
-        """The raw content of the record at an offset."""
-        epoch, first, random = [epoch for epoch in self.epochs if epoch[1] <= number][-1]
+    def _open(self, kind: int, number: int, offset: int, length: int, origin: bytes | None = None) -> bytes:
+        """The raw content of the record at an offset; without an origin it is the file's own."""
+        file = origin or self.file
+        file_key, epochs = self.origins[file]
+        epoch, first, random = [epoch for epoch in epochs if epoch[1] <= number][-1]
         check(self.raw[offset : offset + 16] == struct.pack("<BBHIQ", kind, 0, epoch, number, length), "record header")
         sealed = self.raw[offset + 16 : offset + 16 + length]
-        aad = struct.pack("<HB", 0, kind) + self.chain + self.file + struct.pack("<HI", epoch, number)
+        aad = struct.pack("<HB", 0, kind) + self.chain + file + struct.pack("<HI", epoch, number)
         if self.key is None:
             payload = sealed[:-16]
             check(blake3(aad + payload).digest(16) == sealed[-16:], "checksum")
         else:
-            key = hkdf(self.key, random, P + (b"block|" if kind == BLOCK else b"metadata|") + self.file)
+            key = hkdf(file_key, random, P + (b"block|" if kind == BLOCK else b"metadata|") + file)
             payload = AESGCM(key).decrypt((number - first).to_bytes(12, "big"), sealed, aad)
         method, raw_length = struct.unpack_from("<BxxxI", payload)
         raw = zstd.decompress(payload[8:]) if method else payload[8:]
@@ -127,25 +131,29 @@ class SecondReader:
         raw = self._open(INDEX, self.index_number, self.index_at, self.index_length)
         table = Table(raw)
         origins, items = table.integers("<II")
-        file, _key, epochs = table.integers("<16s32sI")
-        check(origins == 1 and file == self.file, "origin")
-        self.epochs = [
-            (number, first, random) for number, _, first, random in (table.integers("<HHI32s") for _ in range(epochs))
-        ]
-        table.column(items, 4)
+        for number in range(origins):
+            file, key, epochs = table.integers("<16s32sI")
+            check((number == 0) == (file == self.file), "first origin")
+            epochs = [table.integers("<HxxI32s") for _ in range(epochs)]
+            self.origins[file] = (key if number else self.key, epochs)
+            if number:
+                self.replaced[file] = table.take(32)
+        files = list(self.origins)
+        origin = table.column(items, 4)
         numbers, kinds = table.column(items, 4, delta=True), table.column(items, 4)
         offsets, lengths = table.column(items, 8, delta=True), table.column(items, 4)
-        self.places = {n: rest for n, *rest in zip(numbers, kinds, offsets, lengths, strict=True)}
+        rows = zip(origin, numbers, kinds, offsets, lengths, strict=True)
+        self.places = {(files[o], n): rest for o, n, *rest in rows}
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - gone with the test
-    def item(self, number: int, kind: int, tag: bytes | None = None) -> bytes:
-        found, offset, length = self.places[number]
+    def item(self, number: int, kind: int, tag: bytes | None = None, origin: bytes | None = None) -> bytes:
+        found, offset, length = self.places[origin or self.file, number]
         check(found == kind, "kind")
         check(tag is None or self.raw[offset + length : offset + 16 + length] == tag, "tag")
-        return self._open(kind, number, offset, length)
+        return self._open(kind, number, offset, length, origin)
 
     def _digested(self, number: int, kind: int, digest: bytes) -> bytes:
-        _, offset, length = self.places[number]
+        _, offset, length = self.places[self.file, number]
         check(hashlib.sha256(self.raw[offset + 16 : offset + 16 + length]).digest() == digest, "digest")
         return self.item(number, kind)
 
@@ -156,16 +164,29 @@ class SecondReader:
         return chain_key, keys
 
     def other(self, file: bytes, opened: dict[bytes, "SecondReader"]) -> "SecondReader":
-        """The file of the chain with this id; it lies in the same folder."""
-        if not opened:
-            opened[self.file] = self
+        """The file of the chain with this id, or one that replaced it; it lies in the same folder."""
+        if file in self.origins:
+            return self
         if file not in opened:
-            for name in os.listdir(self.path.parent):
-                path = self.path.parent / name
-                with open(path, "rb") as head:
-                    if head.read(64)[48:64] == file:
-                        opened[file] = SecondReader(path, file_key=self.keys.get(file))
+            holders = [one for one in self._beside(opened) if file in one.origins]
+            check(bool(holders), "a file is missing")
+            opened[file] = holders[0]
         return opened[file]
+
+    def _beside(self, opened: dict[bytes, "SecondReader"]) -> Iterator["SecondReader"]:
+        """The other files that the keyring opens: by their own key, or by that of the newest file replaced."""
+        for name in os.listdir(self.path.parent):
+            if name.endswith((".part", ".deleting")):
+                continue
+            head = (self.path.parent / name).read_bytes()[:COPY]
+            length, replaced = struct.unpack_from("<I", head, 12)[0], struct.unpack_from("<H", head, 20)[0]
+            ids = head[length - 64 - 16 * replaced : length - 64]
+            file = head[48:64]
+            key = self.keys.get(file, self.keys.get(ids[-16:]))
+            if file not in opened and (key or self.key is None):
+                opened[file] = SecondReader(self.path.parent / name, file_key=key)
+            if file in opened:
+                yield opened[file]
 
     def files(self) -> dict[bytes, tuple[int, int, bytes]]:
         """Path: (mode, mtime in ns, content or link target)."""
@@ -173,10 +194,13 @@ class SecondReader:
         found: dict[bytes, tuple[int, int, bytes]] = {}
         _facts, origins, segments, _runs = self.root
         for origin, number, tag, entries, first, last in segments:
-            rows = list(self._segment(self.other(origins[origin], opened).item(number, SEGMENT, tag), opened))
+            rows = list(self._segment(self._item_of(origins[origin], number, SEGMENT, opened, tag), opened))
             check(len(rows) == entries and rows[0][0] == first and rows[-1][0] == last, "segment")
             found.update({path: (mode, mtime, content) for path, mode, mtime, content in rows})
         return found
+
+    def _item_of(self, origin: bytes, number: int, kind: int, opened: dict, tag: bytes | None = None) -> bytes:
+        return self.other(origin, opened).item(number, kind, tag, origin)
 
     def _segment(self, raw: bytes, opened: dict[bytes, "SecondReader"]):
         table = Table(raw)
@@ -204,7 +228,7 @@ class SecondReader:
             content = targets.get(row, b"")
             for o, b, offset, n in (next(rest) for _ in range(counts[row])):
                 content += (
-                    bytes(n) if o == 0xFFFFFFFF else self.other(origins[o], opened).item(b, BLOCK)[offset : offset + n]
+                    bytes(n) if o == 0xFFFFFFFF else self._item_of(origins[o], b, BLOCK, opened)[offset : offset + n]
                 )
             check(row in targets or len(content) == size[row], "size")
             signed = mtime[row] - 2**64 if mtime[row] >= 2**63 else mtime[row]

@@ -139,7 +139,7 @@ def test_what_is_stored_twice_is_packed_once(chain: Chain, source: Path) -> None
 def test_damage_of_the_chain_is_not_copied(chain: Chain) -> None:
     with chain.open(0) as point:
         index = point.container.index
-        place = index.place(int(index.numbers[index.kinds == ItemKind.BLOCK][0]))
+        place = index.place(int(index.own.of_kind(ItemKind.BLOCK)[0]))
     assert place is not None
     with open(chain.points[0].path, "r+b") as file:
         file.seek(place.offset + 100)

@@ -30,7 +30,7 @@ def damage(chain: Chain, number: int, kind: ItemKind) -> int:
     """Flip a byte in the last item of a kind; returns its number."""
     with chain.open(number) as point:
         index = point.container.index
-        item = int(index.numbers[index.kinds == kind][-1])
+        item = int(index.own.of_kind(kind)[-1])
         place = index.place(item)
     assert place is not None
     with open(chain.points[number].path, "r+b", buffering=0) as file:
