@@ -166,7 +166,10 @@ class FileWriter:
         return seal_hash, self._position
 
     def publish(self) -> None:
-        """Give the file its name, unless another one has it; then the folder is on disk too. Raises AlreadyExists."""
+        """Give the file its name, unless another one has it; then the folder is on disk too.
+
+        Raises AlreadyExists, RepositoryUnwritable; of the latter the file may have its name already, and is whole then.
+        """
         try:
             os.link(self.path, self.final)
         except FileExistsError:
@@ -178,9 +181,12 @@ class FileWriter:
             ) from None
         except OSError as error:
             raise unwritable(self.final, error) from error
-        os.unlink(self.path)
-        fsync_folder(self.final.parent)
-        fsync_folder(self.final.parent.parent)
+        try:
+            os.unlink(self.path)
+            fsync_folder(self.final.parent)
+            fsync_folder(self.final.parent.parent)
+        except OSError as error:
+            raise unwritable(self.final, error) from error
 
     def abort(self) -> None:
         """Stop the threads and remove the temporary file, and the folder if nothing else is in it."""

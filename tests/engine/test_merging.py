@@ -1,5 +1,6 @@
 """The oldest points of a run become one: every point that stays is as it was, and what nobody needs is gone."""
 
+import errno
 import fcntl
 import os
 import random
@@ -17,6 +18,7 @@ from repositories.engine.errors import (
     AnotherWriter,
     BadOrder,
     Cancelled,
+    CannotUnwrap,
     CorruptFile,
     EngineError,
     Fenced,
@@ -27,6 +29,7 @@ from repositories.engine.errors import (
 from repositories.engine.layout import ItemKind
 from repositories.engine.merging import Merged, MergeOrder, merge
 from repositories.engine.reader import FileKey, Kek, inspect, open_point
+from repositories.engine.rewrap import rewrap
 from repositories.engine.settling import settle, unsettled
 from repositories.engine.verify import verify
 from tests.engine.lab import (
@@ -310,6 +313,30 @@ def test_old_secrets_open_what_they_opened(tmp_path: Path) -> None:
         assert set(point.earlier_file_keys) == {*replaced, third}
 
 
+def test_a_merged_file_can_be_rewrapped(sealed: History) -> None:
+    merged = sealed.merge(2)
+    sealed.settle()
+    new = recipient("new")
+    old = recipient(sealed.chain.passwords[0])
+    head = rewrap(sealed.path(2), Kek(old.kek), add=(new,), remove=((old.record, old.version),))
+    assert head.replaces == merged.replaces
+    with open_point(sealed.path(2), Kek(new.kek)) as point:
+        assert facts_in_point(point) == sealed.truth[2]
+    sealed.check(3)
+    with pytest.raises(CannotUnwrap):
+        sealed.check(2)
+
+
+def test_a_merged_file_alone_is_enough_for_its_point(history: History, tmp_path: Path) -> None:
+    history.merge(3)
+    history.settle()
+    copy = tmp_path / "carried away"
+    shutil.copy(history.path(3), copy)
+    shutil.rmtree(history.chain.folder)
+    with open_point(copy, history.secret()) as point:
+        assert facts_in_point(point) == history.truth[3]
+
+
 def test_an_open_reader_goes_on(history: History) -> None:
     """Opened before the merge, it finds the replaced files in the merged one."""
     with open_point(history.path(5), history.secret()) as point:
@@ -476,6 +503,50 @@ def test_killed_at_any_step_every_point_stays_restorable(tmp_path: Path, through
         assert history.chain.names() == [str(number) for number in range(through, 5)]
         assert_everything_opens(history, through)
     assert step > 25 and len(states) > 5
+
+
+def fails_at(step: int, action: Callable[[], object]) -> bool:
+    """Run while the n-th write, fsync, link, unlink or rename fails as on a broken disk; whether it came through."""
+    left = [step]
+
+    def failing(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **named: object) -> object:
+            left[0] -= 1
+            if left[0] == -1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*args, **named)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STEPS:
+            patch.setattr(os, name, failing(getattr(os, name)))
+        try:
+            action()
+        except EngineError:
+            return False
+    return left[0] >= 0
+
+
+def test_a_fault_at_any_step_is_named_and_every_point_stays_restorable(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.write_more(3)
+    start, truth, points = tmp_path / "start", dict(history.truth), list(history.chain.points)
+    folder = history.chain.folder
+    shutil.copytree(folder, start)
+    step, finished = 0, False
+    while not finished:
+        shutil.rmtree(folder)
+        shutil.copytree(start, folder)
+        history.truth, history.chain.points = dict(truth), list(points)
+        finished = fails_at(step, lambda: (history.merge(3), history.settle()))
+        step += 1
+        history.truth = dict(truth)
+        assert_everything_opens(history, 3)
+        recover(history, 3)
+        assert history.chain.names() == ["3", "4"]
+        assert_everything_opens(history, 3)
+    assert step > 25
 
 
 def assert_everything_opens(history: History, through: int) -> None:
