@@ -7,6 +7,7 @@ import hashlib
 import secrets
 from datetime import datetime, timedelta
 
+from django.contrib.auth.password_validation import validate_password
 from django.db import transaction
 
 from backupsite import audit
@@ -40,9 +41,13 @@ def find_link(token: str, now: datetime) -> FirstAdmin | None:
 
 @transaction.atomic
 def create_unattended(password: str) -> User | None:
-    """Make the user `admin` with the Administrator's role. None when there is a user already."""
+    """Make the user `admin` with the Administrator's role. None when there is a user already.
+
+    Raises ValidationError for a password that the console's own form would refuse.
+    """
     if User.objects.exists():
         return None
+    validate_password(password, User(username="admin"))
     user = User.objects.create_user("admin", password=password)
     RoleGrant.objects.create(user=user, role=Role.ADMINISTRATOR)
     audit.record_for(None, "first administrator created", user, after={"by": "BACKUPSITE_ADMIN_PASSWORD"})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -76,7 +76,10 @@ def migrate() -> None:
 
 def make_first_administrator(password: str | None, origin: str) -> str | None:
     if password is not None:
-        first_admin.create_unattended(password)
+        try:
+            first_admin.create_unattended(password)
+        except ValidationError as error:
+            raise PrepareError(f"BACKUPSITE_ADMIN_PASSWORD is refused: {' '.join(error.messages)}") from None
     return first_admin.new_link(origin)
 
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from backupsite import first_admin, people
 from backupsite.models import AuditEvent, FirstAdmin, User
+from backupsite.prepare import PrepareError, make_first_administrator
 from tests.factories import make_user
 
 pytestmark = pytest.mark.django_db
@@ -99,3 +100,17 @@ def test_the_second_of_two_at_once_gets_nothing() -> None:
     with pytest.raises(people.LinkEnded):
         people.create_first_administrator(token, "mallory", "x", "UTC", timezone.now())
     assert not User.objects.exists()
+
+
+@pytest.mark.parametrize("password", ["2 short", "password123"])
+def test_an_unattended_start_refuses_a_weak_password(password: str) -> None:
+    with pytest.raises(PrepareError) as refused:
+        make_first_administrator(password, "")
+    assert "BACKUPSITE_ADMIN_PASSWORD" in str(refused.value) and password not in str(refused.value)
+    assert not User.objects.exists()
+
+
+def test_an_unattended_start_makes_the_first_administrator() -> None:
+    assert make_first_administrator("a long enough passphrase", "") is None
+    assert User.objects.get().username == "admin"
+    assert make_first_administrator("short", "") is None, "it does not count once there is a user"
