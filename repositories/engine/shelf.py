@@ -16,7 +16,7 @@ from uuid import UUID
 from repositories.engine.chains import sealed_names
 from repositories.engine.columns import Array
 from repositories.engine.container import Container
-from repositories.engine.errors import CannotUnwrap, EngineError, MissingFile, damaged, text
+from repositories.engine.errors import CannotUnwrap, CorruptFile, EngineError, MissingFile, damaged, text
 from repositories.engine.head import Head, authenticates, open_for_reading, read_heads
 from repositories.engine.keyring import known_keys
 from repositories.engine.layout import ItemKind
@@ -42,13 +42,22 @@ class Shelf:
             return found
 
     def merged_blocks(self, origin: UUID) -> Array | None:
-        """The blocks of an origin that a merge kept, by number; None if its file was not replaced."""
+        """The blocks of an origin that a merge kept, by number; None if its file was not replaced.
+
+        A merged file that does not verify replaces nothing that is still there: it would not be settled.
+        """
         with self._lock:
+            is_there = any(head.file_id == origin for head, _ in self._list())
             for head, path in sorted(self._list(), key=lambda listed: -listed[0].sequence):
-                if not head.replaces or not self._may_open(head):
+                if not head.replaces or head.file_id == origin or not self._may_open(head):
                     continue
-                part = self._file(head, path).index.part(origin)
-                if part is not None and head.file_id != origin:
+                try:
+                    part = self._file(head, path).index.part(origin)
+                except CorruptFile:
+                    if is_there:
+                        continue
+                    raise
+                if part is not None:
                     return part[1].of_kind(ItemKind.BLOCK)
             return None
 

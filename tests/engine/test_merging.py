@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -26,7 +27,8 @@ from repositories.engine.errors import (
     OutOfSpace,
     PlainRefused,
 )
-from repositories.engine.layout import ItemKind
+from repositories.engine.head import Head, pack_head
+from repositories.engine.layout import HEAD_COPY_BYTES, ItemKind
 from repositories.engine.merging import Merged, MergeOrder, merge
 from repositories.engine.reader import FileKey, Kek, inspect, open_point
 from repositories.engine.rewrap import rewrap
@@ -448,6 +450,23 @@ def test_a_head_alone_removes_nothing(sealed: History, tmp_path: Path) -> None:
     with pytest.raises(EngineError):
         settle(unsettled(sealed.chain.folder)[0], sealed.newest)
     assert sealed.chain.names() == before
+    sealed.check()
+
+
+def test_a_forged_merge_does_not_stop_the_chain(sealed: History) -> None:
+    """A merged file whose key is not the chain's: backups go on, and its removal leaves everything as it was."""
+    forged = Head(0, False, sealed.chain.chain_id, uuid4(), 2, 1, (), tuple(p.file_id for p in sealed.chain.points[:2]))
+    path = sealed.chain.folder / f"2.{forged.file_id}"
+    encrypted = replace(forged, encrypted=True, slots=inspect(sealed.path(2)).slots)
+    raw = pack_head(encrypted, bytes(32)).ljust(HEAD_COPY_BYTES, b"\0")
+    path.write_bytes(raw + raw + b"\0" * 500)
+    sealed.edit(70)
+    sealed.write()
+    with sealed.chain.open() as point:
+        assert facts_in_point(point) == sealed.truth[5]
+    with pytest.raises(EngineError):
+        settle(path, sealed.newest)
+    path.unlink()
     sealed.check()
 
 
