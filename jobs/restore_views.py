@@ -114,6 +114,7 @@ def point_browse(request: HttpRequest, uuid: UUID) -> HttpResponse:
             if folder and not opened.entry(folder).is_directory:
                 raise Http404("This is not a folder of the restore point.")
             entries = opened.list_folder(folder)
+            sources = [] if folder else [source.strip(b"/") for source in opened.summary.sources]
     except CANNOT_READ as error:
         return _unreadable(request, point, error)
     _note_browsing(request, point)
@@ -124,6 +125,7 @@ def point_browse(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "job": _job_of(point),
         "here": quoted(folder),
         "crumbs": crumbs(folder),
+        "sources": [{"name": text(b"/" + source), "value": quoted(source)} for source in sources if source],
         "rows": [_row(entry) for entry in sorted(entries, key=_folders_first)[start:end]],
         "entries": len(entries),
         "start": start,
@@ -241,7 +243,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "kind": entry.type.value,
         "target": text(entry.target) if entry.type is EntryType.SYMLINK else "",
         "size": entry.size if entry.is_file else None,
-        "changed_at": _when(entry.mtime_ns),
+        "changed_at": None if entry.ancestor else _when(entry.mtime_ns),
         "torn": entry.torn,
     }
 

@@ -168,6 +168,12 @@ class TestBrowse:
         assert "\\xff\\xe9" in page and "\\n" in page
         assert quoted(inside(source, HOSTILE)) in page
 
+    def test_the_top_leads_straight_to_what_was_backed_up(self, point, source):
+        page = rita().get(url("point_browse", point))
+        assert [s["value"] for s in page.context["sources"]] == [quoted(inside(source))]
+        assert page.context["rows"][0]["changed_at"] is None  # a folder above: its time was not backed up
+        assert not rita().get(url("point_browse", point, inside(source))).context["sources"]
+
     def test_a_folder_that_is_not_there_or_no_folder(self, point, source):
         client = rita()
         assert client.get(url("point_browse", point, b"nowhere")).status_code in (404, 409)
