@@ -7,11 +7,14 @@ nothing more.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Event, Thread
 
 from django.conf import settings
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
@@ -55,6 +58,32 @@ def renew(held: Claim) -> bool:
             return False
         _hold_points(held.session_id)
         return True
+
+
+@contextmanager
+def kept(held: Claim) -> Iterator[None]:
+    """Renew the lease beside work that doesn't do so itself: large repositories take longer than one lease."""
+    over = Event()
+    beside = Thread(target=_renew_until, args=(held, over), name="lease", daemon=True)
+    beside.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beside.join()
+
+
+def _renew_until(held: Claim, over: Event) -> None:
+    """Stop when the claim is stale: whoever works on finds that out at the next write."""
+    try:
+        while not over.wait(settings.LEASE_SECONDS / 3):
+            try:
+                if not renew(held):
+                    return
+            except (OperationalError, InterfaceError):
+                connection.close()  # the database is away: try again at the next beat
+    finally:
+        connection.close()
 
 
 def held_row(held: Claim) -> QuerySet[Session]:

@@ -19,7 +19,7 @@ from django.db import connection
 
 from jobs import backing_up, restoring, verifying
 from jobs.admission import admit
-from jobs.leases import Claim, Stale, claim, renew
+from jobs.leases import Claim, Stale, claim, kept, renew
 from jobs.models import DONE_WELL, Session, SessionKind
 from jobs.outcome import Outcome, SessionFailed, failure, failure_of, store
 from jobs.protocol import End, Request
@@ -99,7 +99,8 @@ def _outcome(session: Session, held: Claim, log: SessionLog) -> Outcome:
     full = state_disk_full()
     if full is not None:
         return failure(full)
-    request = kind.prepare(session, held, log)
+    with kept(held):
+        request = kind.prepare(session, held, log)
     end = Supervisor(held, log).run(request)
     outcome = _persist(lambda: kind.finish(session, held, request, end, log))
     if outcome.state in DONE_WELL:
@@ -112,7 +113,8 @@ def _tidy_up(kind: Kind, session: Session, held: Claim, log: SessionLog) -> None
     if not renew(held):
         raise Stale(f"Session {session.pk} was taken away when its work was done.")
     try:
-        kind.after(session, log)
+        with kept(held):
+            kind.after(session, log)
     except Exception as error:  # noqa: BLE001 - stored in the log of the session, which has succeeded
         if isinstance(error, DATABASE_ERRORS):
             connection.close()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from backupsite.models import AuditEvent
-from jobs.leases import Claim, claim, expire, held_row, renew
+from jobs import leases
+from jobs.leases import Claim, claim, expire, held_row, kept, renew
 from jobs.models import Pin, Session, SessionKind, State
 from tests.factories import make_chain, make_pin, make_point, make_session
 
@@ -147,3 +151,43 @@ def test_renewing_holds_the_points_too() -> None:
     session.refresh_from_db()
     assert session.lease_until is not None
     assert pin.lease_until > session.lease_until
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lease_is_kept_beside_long_work(settings: Any) -> None:
+    session = queued()
+    held = claim(session.pk)
+    assert held
+    let_lease_run_out(session)
+    settings.LEASE_SECONDS = 0.03
+    with kept(held):
+        wait_for(lambda: Session.objects.filter(pk=session.pk, lease_until__gt=Now()).exists())
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease"]
+
+
+def test_a_lease_is_kept_until_it_is_stale_also_while_the_database_is_away(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.LEASE_SECONDS = 0.03
+    answers = iter([True, OperationalError("away"), True, False])
+    ended = threading.Event()
+
+    def renewed(held: Claim) -> bool:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        if not answer:
+            ended.set()
+        return answer
+
+    monkeypatch.setattr(leases, "renew", renewed)
+    with kept(Claim(1, 1)):
+        assert ended.wait(10)
+    assert list(answers) == []
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # the pace of asking, not a guess of how long it takes

@@ -136,6 +136,11 @@ def test_a_damage_ends_with_one_full_stop(damage):
     assert sentence == f"The chain is damaged: {damage.rstrip('.')}."
 
 
+def test_entries_that_could_not_be_restored_are_counted():
+    sentence = words("_result", code="restored", params={"skipped": 0, "failed": 2, "warnings": 0})
+    assert sentence == "Restored; 2 entries could not be restored."
+
+
 def test_every_wait_of_an_old_chain_has_a_sentence():
     codes = re.findall(r"^    ([a-z]+(?:-[a-z]+)*) {2,}\S", pruning.__doc__, re.M)
     assert {"successor-missing", "verify-failed", "ready"} <= set(codes)
