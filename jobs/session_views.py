@@ -154,8 +154,8 @@ def live(session: Session, now: datetime) -> dict[str, Any]:
         seconds=seconds,
         bytes_processed=progress.bytes_processed,
         bytes_total=progress.bytes_total,
-        bytes_read=progress.bytes_read,
-        bytes_written=progress.bytes_written,
+        bytes_read=session.read_bytes or progress.bytes_read,  # the last report comes before the end
+        bytes_written=session.written_bytes or progress.bytes_written,
         samples=progress.samples,
         busy_seconds=progress.busy_seconds,
     )

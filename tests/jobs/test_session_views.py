@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from backupsite.models import AuditEvent
 from jobs.models import DueState, LogLine, Session, SessionKind, SessionProgress, State
+from jobs.session_views import live
 from tests.factories import make_chain, make_due_time, make_job, make_point, make_session
 from tests.jobs.people import HTMX, alice, bob, charlie, rita, sven, text_of, vera
 
@@ -269,3 +270,12 @@ class TestRetry:
         session = make_session(state=State.FAILED)
         assert vera().post(url(session, "session_retry")).status_code == 403
         assert bob().get(url(session, "session_retry")).status_code == 405
+
+
+def test_a_short_session_has_the_average_of_its_result_not_of_its_last_report():
+    now = timezone.now()
+    session = make_session(
+        state=State.SUCCEEDED, started_at=now - timedelta(seconds=2), ended_at=now, read_bytes=4 * 1024**2
+    )
+    SessionProgress.objects.create(session=session)
+    assert live(session, now)["figures"].speed_average == 2 * 1024**2
