@@ -41,7 +41,7 @@ Result codes (`result_code`, `result_params`):
         stopped-outside      (nothing): the console was stopped
 
 Codes of log lines: plan, adopted, leftover-removed, chain-damaged, deletion-finished, pruned, tidy-up-failed, log-rest,
-protocol, damaged-part, damaged-file, verify-note, done, failed, and the codes of the engine's warnings.
+protocol, damaged-part, damaged-file, verify-note, done, stopped, failed, and the codes of the engine's warnings.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from django.db import connection
 from jobs import backing_up, restoring, verifying
 from jobs.admission import admit
 from jobs.leases import Claim, Stale, claim, kept, renew
-from jobs.models import DONE_WELL, Session, SessionKind
+from jobs.models import DONE_WELL, Session, SessionKind, State
 from jobs.outcome import Outcome, SessionFailed, failure, failure_of, store
 from jobs.protocol import End, Request
 from jobs.session_log import SessionLog
@@ -130,6 +130,8 @@ def _end(held: Claim, outcome: Outcome, log: SessionLog) -> None:
 def _say_end(outcome: Outcome, log: SessionLog) -> None:
     if outcome.state in DONE_WELL:
         log.say("done", outcome.message)
+    elif outcome.state == State.CANCELLED:
+        log.say("stopped", outcome.message)  # somebody's wish, no error
     else:
         log.say_error("failed", outcome.message)
 
