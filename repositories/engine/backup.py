@@ -13,32 +13,49 @@ from contextlib import ExitStack
 from uuid import UUID
 
 from keys import crypto
+from repositories.engine.adoption import adopt, settings_of
 from repositories.engine.chain_keys import first_keyring, new_slots, next_keyring
+from repositories.engine.checkpoint import Checkpointer, Settings
 from repositories.engine.compare import compare
 from repositories.engine.content import ContentReader, Packer, make_cutter
+from repositories.engine.entries import order_key
+from repositories.engine.errors import Interrupted
 from repositories.engine.head import Head
 from repositories.engine.identities import MAX_ENTRIES as MAX_IDENTITIES
 from repositories.engine.identities import MAX_RUNS as MAX_IDENTITY_RUNS
 from repositories.engine.identities import Identities, Run, identity_key, merge, pack_parts
-from repositories.engine.keyring import pack_keyring
+from repositories.engine.keyring import Keyring, pack_keyring
 from repositories.engine.layout import NO_ITEM, VERSION, ItemKind
 from repositories.engine.manifest import Boundaries, Facts, ManifestBuilder, Root, RunRow, SegmentRow, pack_root
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
-from repositories.engine.order import BackupOrder, FreeSpace, Kind, Level, ParentPoint, Written, check_order
+from repositories.engine.order import (
+    BackupOrder,
+    CheckpointInterval,
+    FreeSpace,
+    Kind,
+    Level,
+    ParentPoint,
+    Written,
+    check_order,
+)
 from repositories.engine.patterns import Patterns
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.seal import NO_HASH, NO_PARENT, plain_chain_key
 from repositories.engine.sealing import ZSTD_LEVELS
 from repositories.engine.segments import Segment
 from repositories.engine.storing import Storer
+from repositories.engine.unfinished import Unfinished
 from repositories.engine.walk import Walk, clean_sources
 from repositories.engine.writer import FileWriter, SealParts
 
-__all__ = ["BackupOrder", "FreeSpace", "Kind", "Level", "ParentPoint", "Written", "write_backup"]
+__all__ = ["BackupOrder", "CheckpointInterval", "FreeSpace", "Kind", "Level", "ParentPoint", "Written", "write_backup"]
 
 
 def write_backup(order: BackupOrder, observer: Observer) -> Written:
-    """Write and publish one restore point. Nothing is left behind when it raises an EngineError."""
+    """Write and publish one restore point, if it can be in the unfinished file of an earlier session.
+
+    Nothing is left behind when it raises an EngineError, but the unfinished file when the observer raises Interrupted.
+    """
     with ExitStack() as stack:
         parent = None
         if order.parent is not None:
@@ -47,7 +64,15 @@ def write_backup(order: BackupOrder, observer: Observer) -> Written:
         check_order(order, parent)
         refused = (os.fsencode(order.root.resolve()),)
         sources = clean_sources(order.sources, (*refused, *order.never))
-        return _Session(order, observer, parent, sources, refused).run()
+        settings = settings_of(order, sources, parent)
+        unfinished = adopt(order, settings, parent, observer)
+        try:
+            session = _Session(order, observer, parent, settings, refused, unfinished)
+        except BaseException:
+            if unfinished is not None:
+                os.close(unfinished.fd)
+            raise
+        return session.run()
 
 
 class _CountingObserver:
@@ -57,6 +82,7 @@ class _CountingObserver:
         self._observer = observer
         self.warnings = 0
         self.progress, self.cancelled, self.before_seal = observer.progress, observer.cancelled, observer.before_seal
+        self.note = observer.note
 
     def warn(self, code: str, path: bytes, message: str) -> None:
         self.warnings += 1
@@ -71,23 +97,26 @@ class _Session:
         order: BackupOrder,
         observer: Observer,
         parent: Point | None,
-        sources: list[bytes],
+        settings: Settings,
         refused: tuple[bytes, ...],
+        unfinished: Unfinished | None,
     ) -> None:
-        self._order, self._parent, self._sources = order, parent, sources
+        self._order, self._parent, self._settings, self._unfinished = order, parent, settings, unfinished
         self._base = parent if order.kind is Kind.INCREMENTAL else None  # what is shared with
         self._never = (*order.never, *refused)
         self._observer = _CountingObserver(observer)
         self._pulse = Pulse(self._observer, time.monotonic)
         self._stage = "walk+write"
         self._file_key = crypto.random_key() if order.recipients else None
-        self._keyring = next_keyring(parent) if parent else first_keyring() if order.recipients else None
+        if unfinished is not None:
+            self._file_key = unfinished.file_key
+        self._keyring = self._new_keyring()
         self._chain_key = self._keyring.chain_key if self._keyring else plain_chain_key(order.chain_id)
-        self._origin_number: dict[UUID, int] = {order.file_id: 0}
+        self._head = self._new_head() if unfinished is None else unfinished.head
+        self._origin_number: dict[UUID, int] = {self._head.file_id: 0}
 
     def run(self) -> Written:
-        order = self._order
-        head = self._head()
+        order, head, unfinished = self._order, self._head, self._unfinished
         threads = max(2, min(8, len(os.sched_getaffinity(0))))
         self._writer = writer = FileWriter(
             order.root / str(order.chain_id),
@@ -96,6 +125,7 @@ class _Session:
             ZSTD_LEVELS[order.level.value],
             order.reserve,
             threads,
+            None if unfinished is None else (unfinished.fd, unfinished.part),
         )
         try:
             self._prepare()
@@ -103,13 +133,16 @@ class _Session:
             seal_hash, length = self._close_file()
             self._observer.before_seal()
             writer.publish()
+        except Interrupted:
+            writer.close()
+            raise
         except BaseException:
             writer.abort()
             raise
         writer.close()
-        return self._written(head, seal_hash, length)
+        return self._written(seal_hash, length)
 
-    def _head(self) -> Head:
+    def _new_head(self) -> Head:
         order = self._order
         return Head(
             version=VERSION,
@@ -121,13 +154,36 @@ class _Session:
             slots=new_slots(order.recipients, self._file_key, chain_id=order.chain_id, file_id=order.file_id),
         )
 
+    def _new_keyring(self) -> Keyring | None:
+        """The chain key of an unfinished first file is the one that its identities were made with."""
+        if self._parent is not None:
+            return next_keyring(self._parent)
+        if self._file_key is None:
+            return None
+        begun = self._unfinished.checkpoint if self._unfinished else None
+        return Keyring(begun.chain_key, {}) if begun else first_keyring()
+
     def _prepare(self) -> None:
         key, writer = identity_key(self._chain_key), self._writer
-        self._identities = Identities(self._load_runs)
+        unfinished, clock = self._unfinished, self._order.clock
+        self._identities = Identities(self._load_runs, unfinished.identity_runs() if unfinished else [])
         self._packer = Packer(writer, self._identities, key)
-        self._content = ContentReader(self._packer, make_cutter(self._chain_key), self._beat)
+        begun = unfinished.begun(self._origin_number) if unfinished else {}
+        cutter = make_cutter(self._chain_key)
+        self._content = ContentReader(self._packer, cutter, clock, self._beat, self._pause, begun)
         self._builder = ManifestBuilder(writer, Boundaries(self._chain_key), self._origin_number)
-        self._storer = Storer(self._builder, self._content, self._packer, self._observer, self._order.clock, self._beat)
+        self._storer = Storer(
+            self._builder, self._content, self._packer, self._observer, clock, self._beat, self._pause
+        )
+        chain_key = self._keyring.chain_key if self._keyring else b""
+        self._checkpointer = Checkpointer(
+            writer, self._settings, chain_key, self._order.checkpoints, clock, time.monotonic
+        )
+
+    def _pause(self) -> None:
+        self._checkpointer.pause(
+            self._packer, self._builder, self._content, self._storer.news, self._identities, self._origin_number
+        )
 
     def _load_runs(self) -> list[Run]:
         """The parent's runs, oldest first; the oldest are left out where they are too many."""
@@ -146,16 +202,30 @@ class _Session:
     def _store_everything(self) -> None:
         order = self._order
         walk = Walk(
-            self._sources, Patterns(order.include), Patterns(order.exclude), self._never, self._observer, self._beat
+            self._settings.sources,
+            Patterns(order.include),
+            Patterns(order.exclude),
+            self._never,
+            self._observer,
+            self._beat,
         )
         self._beat()
-        self._storer.take_all(compare(walk, self._parent_segments(), self._beat))
+        self._storer.take_all(compare(walk, self._known_segments(), self._beat))
         self._packer.flush()
 
-    def _parent_segments(self) -> Iterator[tuple[SegmentRow, Segment]]:
+    def _known_segments(self) -> Iterator[tuple[SegmentRow | None, Segment]]:
+        """What an unfinished file knows of the new manifest, and behind it the parent's."""
+        covered = b""
+        if self._unfinished is not None:
+            covered = self._unfinished.covered()
+            for manifest, known, segment in self._unfinished.segments(self._base):
+                self._beat()
+                yield known and self._adopt(known, [origin.bytes for origin in manifest.origins]), segment
         if self._base is None:
             return
         for number, row in enumerate(self._base.root.segments):
+            if order_key(row.last) <= covered:
+                continue
             self._beat()
             yield self._adopt(row, self._base.root.origins), self._base.segment(number)
 
@@ -224,7 +294,7 @@ class _Session:
             level=order.level.value,
             started_at_ns=order.started_at_ns,
             finished_at_ns=order.clock(),
-            sources=self._sources,
+            sources=self._settings.sources,
             include=list(order.include),
             exclude=list(order.exclude),
             files=counts.files,
@@ -256,8 +326,8 @@ class _Session:
             busy=Busy(storer.source_seconds, writer.proxy_seconds, writer.repository_seconds),
         )
 
-    def _written(self, head: Head, seal_hash: bytes, length: int) -> Written:
-        counts = self._storer.counts
+    def _written(self, seal_hash: bytes, length: int) -> Written:
+        counts, head = self._storer.counts, self._head
         return Written(
             file_id=head.file_id,
             sequence=head.sequence,
@@ -277,4 +347,5 @@ class _Session:
             changed_files=counts.changed_files,
             unchanged_files=counts.unchanged_files,
             warnings=self._observer.warnings,
+            resumed=self._unfinished is not None,
         )

@@ -15,16 +15,19 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from repositories.engine.errors import AnotherWriter, CorruptFile, EngineError, MissingFile, damaged, text
 from repositories.engine.head import Head, open_for_reading, read_heads
+from repositories.engine.records import has_checkpoint
 from repositories.engine.writer import UNFINISHED_SUFFIX, fsync_folder
 
 DELETING_SUFFIX = ".deleting"
+ADOPTABLE_NS = 24 * 3600 * 1_000_000_000
 _SEALED = re.compile(r"([1-9][0-9]{0,18})(?:\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?")
 
 
@@ -130,35 +133,91 @@ def delete_file(path: Path) -> None:
         fsync_folder(path.parent)
 
 
-def leftovers(root: Path) -> list[Path]:
-    """Unfinished files that no writer holds, and files whose deletion was interrupted."""
+def leftovers(root: Path, clock: Callable[[], int] = time.time_ns, *, adoptable_too: bool = False) -> list[Path]:
+    """Unfinished files that no writer holds, and files whose deletion was interrupted.
+
+    Files that a next session may write on (is_adoptable) are none, unless they are asked for.
+    """
     found = []
     for folder in _chain_folders(root):
         for name in sorted(os.listdir(folder)):
             path = folder / name
-            if name.endswith(DELETING_SUFFIX) or (name.endswith(UNFINISHED_SUFFIX) and not _is_held(path)):
+            if name.endswith(DELETING_SUFFIX):
                 found.append(path)
+            elif name.endswith(UNFINISHED_SUFFIX) and (adoptable_too or not is_adoptable(path, clock())):
+                found += [] if _is_held(path) else [path]
     return found
 
 
-def remove_leftovers(root: Path) -> list[Path]:
+def remove_leftovers(root: Path, clock: Callable[[], int] = time.time_ns, *, adoptable_too: bool = False) -> list[Path]:
     """Remove them; returns what was removed. A file that a living writer holds stays."""
     removed = []
-    for path in leftovers(root):
+    for path in leftovers(root, clock, adoptable_too=adoptable_too):
         if path.name.endswith(DELETING_SUFFIX):
             delete_file(path)
             removed.append(path)
-        elif _remove_unheld(path):
+        elif (fd := lock_unfinished(path)) is not None:
+            remove_locked(fd, path)
             removed.append(path)
     return removed
 
 
 def remove_unfinished(folder: Path, *, but: Path) -> None:
-    """Remove what an interrupted writer left in a chain's folder. Raises AnotherWriter if one is at work."""
+    """Remove what an interrupted writer left in a chain's folder. Raises AnotherWriter if one is at work.
+
+    A file that a next session may write on stays.
+    """
     for name in sorted(os.listdir(folder)):
         path = folder / name
-        if name.endswith(UNFINISHED_SUFFIX) and path != but and path.exists() and not _remove_unheld(path):
+        if not name.endswith(UNFINISHED_SUFFIX) or path == but or not path.exists():
+            continue
+        fd = lock_unfinished(path)
+        if fd is None:
             raise AnotherWriter(f"Another writer has {text(path)} open.", path=text(path))
+        if is_adoptable(path, time.time_ns()):
+            os.close(fd)
+        else:
+            remove_locked(fd, path)
+
+
+def is_adoptable(path: Path, now_ns: int) -> bool:
+    """Whether a session may write on in an unfinished file, as far as that can be told without a key.
+
+    It has a checkpoint, its last one is younger than 24 hours, and its point is not there yet.
+    """
+    named = unfinished_name(path.name)
+    if named is None or not _is_uuid(path.parent.name) or named[0] in map(sequence_of, sealed_names(path.parent)):
+        return False
+    try:
+        fd = open_for_reading(path)
+    except EngineError:
+        return False
+    try:
+        head = read_heads(fd, path)[0]
+        told = (head.sequence, head.file_id, head.chain_id) == (*named, UUID(path.parent.name))
+        return told and now_ns - os.fstat(fd).st_mtime_ns < ADOPTABLE_NS and has_checkpoint(fd)
+    except EngineError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def adoptable_files(folder: Path, clock: Callable[[], int] = time.time_ns) -> list[Path]:
+    """Those of one chain that no writer holds; a folder that is not there has none."""
+    try:
+        paths = [folder / name for name in sorted(os.listdir(folder)) if name.endswith(UNFINISHED_SUFFIX)]
+    except OSError:
+        return []
+    return [path for path in paths if is_adoptable(path, clock()) and not _is_held(path)]
+
+
+def unfinished_name(name: str) -> tuple[int, UUID] | None:
+    """The sequence and the file id in the name of an unfinished file."""
+    sequence, _, rest = name.partition(".")
+    file_id = rest.removesuffix(UNFINISHED_SUFFIX)
+    if not (name.endswith(UNFINISHED_SUFFIX) and _SEALED.fullmatch(sequence) and _is_uuid(file_id)):
+        return None
+    return int(sequence), UUID(file_id)
 
 
 def _chain_folders(root: Path) -> Iterator[Path]:
@@ -218,27 +277,25 @@ def check_place(path: Path, head: Head) -> None:
 
 def _is_held(path: Path) -> bool:
     """Whether a writer has the lock; a file that is gone is held by nobody, and is no leftover either."""
-    fd = _lock(path)
+    fd = lock_unfinished(path)
     if fd is None:
         return True
     os.close(fd)
     return False
 
 
-def _remove_unheld(path: Path) -> bool:
-    """Unlink while holding the lock, so that no writer can have it."""
-    fd = _lock(path)
-    if fd is None:
-        return False
+def remove_locked(fd: int, path: Path) -> None:
+    """Unlink while holding the lock, so that no writer can have it; `fd` is closed."""
     try:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         fsync_folder(path.parent)
     finally:
         os.close(fd)
-    return True
 
 
-def _lock(path: Path) -> int | None:
+def lock_unfinished(path: Path) -> int | None:
+    """Open a file with the exclusive lock that its writer has for life; None if another one has it, or it is gone."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -248,4 +305,15 @@ def _lock(path: Path) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
+    if not _is_still(fd, path):  # published or removed between opening and locking
+        os.close(fd)
+        return None
     return fd
+
+
+def _is_still(fd: int, path: Path) -> bool:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(fd))

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def failure(terminal: Terminal, sentence: str, code: str, fields: dict[str, str | int]) -> dict[str, object]:
-    terminal.note(f"error: {sentence}")
+    terminal.aside(f"error: {sentence}")
     return {"error": {"code": code, "message": sentence, "fields": fields}}
 
 

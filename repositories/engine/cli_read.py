@@ -64,7 +64,7 @@ def _row(shelf: Shelf, listed: Listed, terminal: Terminal) -> dict[str, object]:
         with shelf.open(listed) as point:
             return known | _summary(point)
     except EngineError as error:
-        terminal.note(f"point {listed.number}: {error}")
+        terminal.aside(f"point {listed.number}: {error}")
         return known | {"problem": str(error), "problem_code": error.code}
 
 
@@ -137,7 +137,7 @@ def _reported(report: VerifyReport, listed: Listed, terminal: Terminal) -> dict[
     if report.damaged_files_count > len(report.damaged_files):
         terminal.say(f"  and {report.damaged_files_count - len(report.damaged_files):,} more files")
     for remark in report.notes:
-        terminal.note(f"point {listed.number}: {remark}")
+        terminal.aside(f"point {listed.number}: {remark}")
     return {
         "exit_code": DONE if report.sound else FAILED,
         "damages": [{"part": d.part, "path": d.path, "message": d.sentence} for d in report.damages],

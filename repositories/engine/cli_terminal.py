@@ -66,9 +66,12 @@ class Terminal:
     def warn(self, code: str, path: bytes, message: str) -> None:
         self.warnings += 1
         if self.warnings <= WARNINGS_SHOWN_MAX:
-            self.note(f"warning: {message}" if path and text(path) in message else f"warning: {text(path)}: {message}")
+            self.aside(f"warning: {message}" if path and text(path) in message else f"warning: {text(path)}: {message}")
         elif self.warnings == WARNINGS_SHOWN_MAX + 1:
-            self.note("warning: further warnings are only counted.")
+            self.aside("warning: further warnings are only counted.")
+
+    def note(self, code: str, message: str) -> None:
+        self.aside(message)
 
     def cancelled(self) -> bool:
         return self._stopped
@@ -84,7 +87,7 @@ class Terminal:
             self._end_line()
             sys.stdout.write(line + "\n")
 
-    def note(self, line: str) -> None:
+    def aside(self, line: str) -> None:
         """A line about the way to the result."""
         self._end_line()
         sys.stderr.write(line + "\n")

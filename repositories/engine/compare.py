@@ -15,7 +15,7 @@ import numpy as np
 
 from repositories.engine.entries import order_key
 from repositories.engine.manifest import SegmentRow
-from repositories.engine.segments import RACY, Segment
+from repositories.engine.segments import NEW, RACY, Segment
 from repositories.engine.walk import Found
 
 _BEAT_ENTRIES = 256
@@ -30,14 +30,14 @@ class Keep(NamedTuple):
     row: SegmentRow | None
 
 
-Store = tuple[Found, bool]  # what was found is to be stored; whether the parent had nothing at its path
+Store = tuple[Found, bool]  # what was found is to be stored; whether the parent has nothing at its path
 Event = Keep | Store
 
 
 class _Cursor:
     """The parent's manifest, one decoded segment at a time, and the range of it that is being kept."""
 
-    def __init__(self, parent: Iterator[tuple[SegmentRow, Segment]]) -> None:
+    def __init__(self, parent: Iterator[tuple[SegmentRow | None, Segment]]) -> None:
         self._parent = parent
         self._start = 0
         self._shared: SegmentRow | None = None
@@ -69,6 +69,11 @@ class _Cursor:
         self.row += 1
         self._start = self.row
 
+    def is_new(self) -> bool:
+        """Whether the current row, of an unfinished file, is itself new since the parent."""
+        news = self._segment.news if self._segment is not None else None
+        return news is not None and int(news[self.row]) == NEW
+
     def finish_segment(self) -> Iterator[Keep]:
         if self._segment is not None and self.row > self._start:
             whole = self._shared if self._start == 0 and self.row == self.count else None
@@ -77,9 +82,12 @@ class _Cursor:
 
 
 def compare(
-    walk: Iterable[Found], parent: Iterator[tuple[SegmentRow, Segment]], beat: Callable[[], None]
+    walk: Iterable[Found], parent: Iterator[tuple[SegmentRow | None, Segment]], beat: Callable[[], None]
 ) -> Iterator[Event]:
-    """`parent` gives the parent's segments in order, each with the row under which it may be shared."""
+    """`parent` gives the parent's segments in order, each with the row under which it may be shared, if it may.
+
+    The first entries of a segment may repeat what stood before it: they are passed over, since the walk is behind them.
+    """
     cursor = _Cursor(parent)
     more = cursor.next_segment()
     if not more:
@@ -105,10 +113,11 @@ def compare(
                 cursor.row = row + 1
                 continue
         yield from cursor.break_range()
-        known = more and cursor.paths[row] == path
-        if known:
+        is_new = not (more and cursor.paths[row] == path)
+        if not is_new:
+            is_new = cursor.is_new()
             cursor.skip()
-        yield (found, not known)
+        yield (found, is_new)
     yield from _drop_rest(cursor)
 
 

@@ -26,6 +26,7 @@ from repositories.engine.segments import HOLE
 from repositories.engine.walk import Stat
 
 SMALL_FILE_BYTES = 512 * 1024
+RACY_NS = 2_000_000_000
 _READ_BYTES = 8 * MIB
 _MIN_CHUNK, _AVERAGE_CHUNK, _MAX_CHUNK = MIB // 4, MIB, 4 * MIB
 _MAX_HOLE = 0xFFFFFFFF
@@ -47,6 +48,17 @@ class ReadFile:
     size: int
     torn: bool
     content: bytes | array[int]  # of a small file; or the chunks of a large one, four integers each
+
+
+FileFacts = tuple[int, int, int, int, int]  # device, inode, size, mtime and ctime in ns
+
+
+@dataclass(slots=True)
+class BegunFile:
+    """A large file that is being read, or was and has no row yet: what it was, and its chunks so far."""
+
+    facts: FileFacts
+    chunks: array[int]
 
 
 class NotRegular(OSError):
@@ -85,6 +97,10 @@ class Packer:
             self._identities.add_all({name: known})
         return known
 
+    @property
+    def gathered_bytes(self) -> int:
+        return self._size
+
     def flush(self) -> None:
         """Send the block that is being gathered."""
         if self._parts:
@@ -121,11 +137,25 @@ def read_small(path: bytes, expected: Stat) -> bytes | None:
 
 
 class ContentReader:
-    """Reads files. `beat` is called for every 8 MiB; read() raises OSError for what cannot be read."""
+    """Reads files. read() raises OSError for what cannot be read.
 
-    def __init__(self, packer: Packer, cutter: FastCDC, beat: Callable[[], None]) -> None:
-        self._packer, self._cutter, self._beat = packer, cutter, beat
+    `beat` is called for every 8 MiB, and behind it `pause`, when all chunks are placed. `known` are files that an
+    earlier process began: one that is still the same is read on from there.
+    """
+
+    def __init__(
+        self,
+        packer: Packer,
+        cutter: FastCDC,
+        clock: Callable[[], int],
+        beat: Callable[[], None],
+        pause: Callable[[], None],
+        known: dict[bytes, BegunFile],
+    ) -> None:
+        self._packer, self._cutter, self._clock, self._beat = packer, cutter, clock, beat
+        self._pause, self._known = pause, known
         self.bytes_read = 0
+        self.begun: dict[bytes, BegunFile] = {}  # emptied by the caller when their rows are in the manifest
 
     def read(self, path: bytes, expected: Stat) -> ReadFile:
         """A file that was replaced since the walk is read as it is now."""
@@ -134,19 +164,22 @@ class ContentReader:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise NotRegular(errno.EINVAL, "not a regular file")
-            return self._read(fd, found)
+            return self._read(path, fd, found)
         finally:
             os.close(fd)
 
-    def _read(self, fd: int, before: os.stat_result) -> ReadFile:
+    def _read(self, path: bytes, fd: int, before: os.stat_result) -> ReadFile:
         if before.st_size <= SMALL_FILE_BYTES:
             data = b"".join(iter_file(fd, 0, before.st_size))
             torn = len(data) != before.st_size or not is_same(before, os.fstat(fd))
             self.bytes_read += len(data)
             return ReadFile(before, len(data), torn, data)
-        chunks = array("I")
-        size = 0
-        for start, end, is_hole in _extents(fd, before):
+        chunks = self._begin(path, before)
+        size = sum(chunks[3::4])
+        for first, end, is_hole in _extents(fd, before):
+            start = max(first, size)
+            if end <= start:
+                continue
             if is_hole:
                 _add_hole(chunks, end - start)
                 size = end
@@ -158,6 +191,15 @@ class ContentReader:
         torn = size != before.st_size or not is_same(before, os.fstat(fd))
         return ReadFile(before, size, torn, chunks)
 
+    def _begin(self, path: bytes, found: Stat) -> array[int]:
+        """The chunks that are known of the file. One that may change unseen within a tick of the clock is not kept."""
+        facts = _facts(found)
+        known = self._known.get(path)
+        chunks = array("I", known.chunks if known is not None and known.facts == facts else ())
+        if max(found.st_mtime_ns, found.st_ctime_ns) <= self._clock() - RACY_NS:
+            self.begun[path] = BegunFile(facts, chunks)
+        return chunks
+
     def _cut(self, fd: int, start: int, end: int, chunks: array[int]) -> int:
         """Cut and place the bytes from start to end; returns how many there were."""
         position = start
@@ -168,8 +210,10 @@ class ContentReader:
             if not data:
                 break
             last = position + wanted == end or len(data) < wanted
-            position += self._place(data, last, chunks)
-        self.bytes_read += position - start
+            placed = self._place(data, last, chunks)
+            position += placed
+            self.bytes_read += placed
+            self._pause()
         return position - start
 
     def _place(self, data: bytes, last: bool, chunks: array[int]) -> int:
@@ -202,6 +246,10 @@ def is_same(a: Stat, b: Stat) -> bool:
         and a.st_ctime_ns == b.st_ctime_ns
         and a.st_dev == b.st_dev
     )
+
+
+def _facts(found: Stat) -> FileFacts:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _extents(fd: int, found: os.stat_result) -> Iterable[tuple[int, int, bool]]:

@@ -60,6 +60,12 @@ class Cancelled(EngineError):
     code = "cancelled"
 
 
+class Interrupted(EngineError):
+    """Whoever ordered the work is gone; nothing was published, and what was written stays to be written on."""
+
+    code = "interrupted"
+
+
 class Fenced(EngineError):
     """The writer lost its right to seal (its lease ran out); nothing was published."""
 

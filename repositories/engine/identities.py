@@ -16,7 +16,7 @@ When runs are loaded and merged is decided here; which runs a point has stands i
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -102,13 +102,14 @@ def join(parts: list[Run]) -> Run:
 class Identities:
     """All identities of a session: the runs of the parent, and what this session adds. Origin 0 is the own file.
 
-    `load` gives the parent's runs; it is called when the first chunk must be looked up.
+    `load` gives the parent's runs; it is called when the first chunk must be looked up. `adopted` are runs that an
+    earlier process added to the same file.
     """
 
-    def __init__(self, load: Callable[[], list[Run]]) -> None:
+    def __init__(self, load: Callable[[], list[Run]], adopted: Sequence[Run] = ()) -> None:
         self._load = load
         self._loaded: list[Run] | None = None
-        self._fresh: list[Run] = []
+        self._fresh: list[Run] = [merge(list(adopted))] if adopted else []
         self._recent: dict[bytes, Address] = {}
 
     def find(self, identities: list[bytes]) -> list[Address | None]:
@@ -135,6 +136,14 @@ class Identities:
             self._fresh = [merge(self._fresh)]
         return self._fresh[0]
 
+    def fresh_from(self, block: int) -> Run | None:
+        """What was added with blocks of the own file from this number on; None if nothing."""
+        if self._recent:
+            self._roll()
+        parts = [_select(run, run.addresses[:, 1] >= block) for run in self._fresh]
+        found = [part for part in parts if len(part)]
+        return merge(found) if found else None
+
     def _roll(self) -> None:
         """Turn the recent ones into a run, and merge runs of similar size, so that there are few."""
         addresses = np.array(list(self._recent.values()), dtype=_ADDRESS)
@@ -160,6 +169,10 @@ class Identities:
                 if found[hit] is None:
                     origin, block, offset, length = run.addresses[at[hit]].tolist()
                     found[hit] = (origin, block, offset, length)
+
+
+def _select(run: Run, chosen: Array) -> Run:
+    return Run(run.keys[chosen], run.rest[chosen], run.addresses[chosen])
 
 
 def pack_parts(run: Run, origins: list[UUID]) -> Iterator[tuple[int, bytes]]:

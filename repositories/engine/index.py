@@ -184,7 +184,7 @@ def _check(items: ItemTable, origin: Array, origin_count: int, body_end: int) ->
         return
     ends = items.offsets + items.lengths + np.uint64(RECORD_HEADER_BYTES)
     kinds = set(np.unique(items.kinds).tolist())
-    if kinds - {int(kind) for kind in ItemKind} or int(origin.max()) >= origin_count:
+    if kinds - {int(kind) for kind in ItemKind if kind is not ItemKind.EPOCH} or int(origin.max()) >= origin_count:
         raise Malformed("the index has unknown kinds or origins")
     for kind in kinds:
         if int(items.lengths[items.kinds == kind].max()) > max_sealed_bytes(ItemKind(kind)):

@@ -38,6 +38,7 @@ class ItemKind(IntEnum):
     ROOT = 6
     INDEX = 7
     SEAL = 8
+    CHECKPOINT = 9
 
 
 MAX_RAW_BYTES = {
@@ -48,6 +49,7 @@ MAX_RAW_BYTES = {
     ItemKind.ROOT: 128 * MIB,
     ItemKind.INDEX: 512 * MIB,
     ItemKind.SEAL: 4096,
+    ItemKind.CHECKPOINT: 64 * MIB,
 }
 TAG_BYTES = 16
 PAYLOAD_HEADER_BYTES = 8
@@ -59,6 +61,9 @@ EPOCH_RANDOM_BYTES = 32
 _TRAILER = struct.Struct("<8sHHI32sQIIQ")
 _TRAILER_CHECK_BYTES = 24
 TRAILER_BYTES = _TRAILER.size + _TRAILER_CHECK_BYTES
+
+
+_KINDS = frozenset(int(kind) for kind in ItemKind)
 
 
 class Malformed(Exception):
@@ -80,6 +85,19 @@ def max_sealed_bytes(kind: ItemKind) -> int:
 def pack_record_header(kind: ItemKind, epoch: int, number: int, length: int) -> bytes:
     """The 16 bytes in front of every record of the body; `length` counts what follows them."""
     return _RECORD.pack(kind, 0, epoch, number, length)
+
+
+def parse_record_header(raw: bytes) -> tuple[ItemKind, int, int, int]:
+    """Kind, epoch number, item number, length of what follows. Raises Malformed; nothing of it is authenticated."""
+    if len(raw) != RECORD_HEADER_BYTES:
+        raise Malformed("a record is cut off")
+    kind, zero, epoch, number, length = _RECORD.unpack(raw)
+    if zero or kind not in _KINDS:
+        raise Malformed("a record has an unknown kind")
+    known = ItemKind(kind)
+    if length > (EPOCH_RANDOM_BYTES if known is ItemKind.EPOCH else max_sealed_bytes(known)):
+        raise Malformed("a record has an impossible length")
+    return known, epoch, number, length
 
 
 @dataclass(frozen=True, slots=True)

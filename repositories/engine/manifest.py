@@ -196,7 +196,15 @@ class ManifestBuilder:
     def finish(self, tag: Callable[[int], bytes]) -> list[SegmentRow]:
         if self._entries:
             self._end_segment()
-        return [row if row.tag else msgspec.structs.replace(row, tag=tag(row.number)) for row in self.rows]
+        return self.rows_from(0, tag)
+
+    def rows_from(self, start: int, tag: Callable[[int], bytes]) -> list[SegmentRow]:
+        """The rows of the segments that ended so far, from the `start`-th."""
+        return [row if row.tag else msgspec.structs.replace(row, tag=tag(row.number)) for row in self.rows[start:]]
+
+    def tail(self) -> bytes:
+        """The entries behind the last row, packed; empty if there are none."""
+        return segment_codec.pack(segments.concat(self._pieces)) if self._pieces else b""
 
     def _is_full(self) -> bool:
         return self._entries >= MAX_ENTRIES or self._chunks >= MAX_CHUNKS

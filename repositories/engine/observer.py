@@ -48,8 +48,14 @@ class Observer(Protocol):
     def warn(self, code: str, path: bytes, message: str) -> None:
         """Take a warning about one path; the run goes on."""
 
+    def note(self, code: str, message: str) -> None:
+        """Take a sentence for the log that is no warning."""
+
     def cancelled(self) -> bool:
-        """Whether to stop. Cheap; asked at least every half second of work."""
+        """Whether to stop. Cheap; asked at least every half second of work.
+
+        May raise Interrupted, after which an unfinished backup file stays for the next session.
+        """
 
     def before_seal(self) -> None:
         """Raise Fenced if the file must not be published. Called once, after everything is on disk."""
@@ -66,6 +72,9 @@ class Silent:
 
     def warn(self, code: str, path: bytes, message: str) -> None:
         self.warnings += 1
+
+    def note(self, code: str, message: str) -> None:
+        pass
 
     def cancelled(self) -> bool:
         return False

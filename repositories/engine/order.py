@@ -46,6 +46,14 @@ class FreeSpace:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointInterval:
+    """How much may be written, or how long the writing may take, until an unfinished file has its next checkpoint."""
+
+    bytes: int = 256 * 1024**2
+    seconds: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
 class ParentPoint:
     """The newest point of the chain; file_key is None for plain chains."""
 
@@ -56,6 +64,8 @@ class ParentPoint:
 @dataclass(frozen=True, slots=True)
 class BackupOrder:
     """Everything that one session needs to know.
+
+    An unfinished file of the same point is written on if it can be, and keeps its own file id: Written tells which.
 
     The first file of a chain has no parent. A full with a parent starts a new run of the parent's chain: it shares
     nothing with earlier points but the chain's keys. An incremental needs a parent.
@@ -78,7 +88,9 @@ class BackupOrder:
     reserve: FreeSpace = field(default_factory=FreeSpace)
     signer: Ed25519PrivateKey | None = field(default=None, repr=False)
     job_name: str = ""
-    clock: Callable[[], int] = time.time_ns  # only compared with file times (racy entries) and sealed as the end
+    clock: Callable[[], int] = time.time_ns  # compared with the times of files, and sealed as the end
+    checkpoints: CheckpointInterval = field(default_factory=CheckpointInterval)
+    unfinished_key: bytes | None = field(default=None, repr=False)  # of an unfinished file that no recipient opens
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +113,7 @@ class Written:
     changed_files: int
     unchanged_files: int
     warnings: int
+    resumed: bool = False  # whether an unfinished file was written on
 
 
 def check_order(order: BackupOrder, parent: Point | None) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from keys.crypto_errors import KdfRefused, UnwrapFailed
 from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, derive_kek
 from keys.crypto_slots import Slot, SlotKind, unwrap
-from repositories.engine import identities, segment_codec
+from repositories.engine import identities
 from repositories.engine.blocks import BlockReader, Content, Hole, Piece
 from repositories.engine.chains import check_place
 from repositories.engine.columns import Array
@@ -38,6 +38,7 @@ from repositories.engine.keyring import Keyring, parse_keyring
 from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
 from repositories.engine.manifest import Facts, Root, RunRow, folder_segments, parse_root
 from repositories.engine.seal import NO_PARENT, Seal, check_chain_mac, plain_chain_key
+from repositories.engine.segment_reader import read_segment
 from repositories.engine.segments import Segment
 from repositories.engine.shelf import Shelf
 
@@ -202,16 +203,7 @@ class Point:
             return self._last[1]
         row = self.root.segments[number]
         origin = self._origins[row.origin]
-        container = self._shelf.container(origin)
-        name = f"segment {row.number}"
-        if container.tag(row.number, ItemKind.SEGMENT, origin) != row.tag:
-            raise damaged(container.path, name, "it is not the one that the root knows")
-        try:
-            segment = segment_codec.parse(container.read(row.number, ItemKind.SEGMENT, origin))
-            if len(segment) != row.entries or not row.entries or segment.path(0) != row.first:
-                raise Malformed("it does not fit the root")
-        except Malformed as error:
-            raise damaged(container.path, name, str(error)) from None
+        segment = read_segment(self._shelf.container(origin), row, origin)
         self._last = (number, segment)
         return segment
 

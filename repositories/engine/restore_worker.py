@@ -128,6 +128,9 @@ class Link:
     def warn(self, code: str, path: bytes, message: str) -> None:
         send(Failed(path, code, message))
 
+    def note(self, code: str, message: str) -> None:
+        """A restore has nothing to say that is no failure."""
+
     def cancelled(self) -> bool:
         return self.stopped or bool(select.select([STDIN], [], [], 0)[0])
 

@@ -20,6 +20,7 @@ from repositories.engine.entries import BlockAddress, Chunk, Entry
 from repositories.engine.walk import Stat
 
 RACY, TORN, ANCESTOR, HARD_LINKED = 1, 2, 4, 8
+UNCHANGED, NEW, CHANGED = 0, 1, 2  # since the parent
 HOLE = 0xFFFFFFFF
 
 _T = TypeVar("_T", bytes, int, UUID)
@@ -64,6 +65,7 @@ class Segment:
     targets: dict[int, bytes]
     rdevs: dict[int, int]
     xattrs: dict[int, Xattrs]
+    news: Array | None = None  # UNCHANGED, NEW or CHANGED of each, of an unfinished file; never stored in a segment
 
     def __len__(self) -> int:
         return len(self.names)

@@ -9,6 +9,7 @@ already, is left to content.py.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 import time
@@ -20,17 +21,34 @@ from typing import TypeAlias
 import numpy as np
 
 from repositories.engine import segments
-from repositories.engine.columns import Array
 from repositories.engine.compare import Event, Keep, Store
-from repositories.engine.content import SMALL_FILE_BYTES, ContentReader, NotRegular, Packer, is_same, read_small
+from repositories.engine.content import (
+    RACY_NS,
+    SMALL_FILE_BYTES,
+    ContentReader,
+    NotRegular,
+    Packer,
+    is_same,
+    read_small,
+)
 from repositories.engine.errors import text
 from repositories.engine.layout import BLOCK_TARGET_BYTES
 from repositories.engine.manifest import ManifestBuilder
 from repositories.engine.observer import Observer
-from repositories.engine.segments import ANCESTOR, HARD_LINKED, RACY, TORN, Rows, Segment, Xattrs
+from repositories.engine.segments import (
+    ANCESTOR,
+    CHANGED,
+    HARD_LINKED,
+    NEW,
+    RACY,
+    TORN,
+    UNCHANGED,
+    Rows,
+    Segment,
+    Xattrs,
+)
 from repositories.engine.walk import Stat
 
-RACY_NS = 2_000_000_000
 _BATCH_ENTRIES = 1_000
 _BATCH_SEGMENTS = 8
 _BEAT_MASK = 63
@@ -70,7 +88,10 @@ class _Batch:
 
 
 class Storer:
-    """Takes the events of compare() in order. `clock` is the time of day in ns; `beat` may raise Cancelled."""
+    """Takes the events of compare() in order. `clock` is the time of day in ns; `beat` may raise Cancelled.
+
+    `pause` is called when everything that came so far is in the manifest.
+    """
 
     def __init__(
         self,
@@ -80,12 +101,14 @@ class Storer:
         observer: Observer,
         clock: Callable[[], int],
         beat: Callable[[], None],
+        pause: Callable[[], None],
     ) -> None:
         self.counts = Counts()
+        self.news: list[tuple[int, int]] = []  # what became of the entries in order: (UNCHANGED, NEW or CHANGED, count)
         self.current_path = b""
         self.source_seconds = 0.0
         self._builder, self._reader, self._packer = builder, reader, packer
-        self._observer, self._clock, self._beat = observer, clock, beat
+        self._observer, self._clock, self._beat, self._pause = observer, clock, beat, pause
         self._without_xattrs: set[int] = set()
         self._linked: dict[tuple[int, int], tuple[Stat, array[int]]] = {}
 
@@ -129,18 +152,24 @@ class Storer:
         segment = segments.from_rows(rows, self._builder.origins())
         recent = np.maximum(segment.mtime, segment.ctime) > now_ns - RACY_NS
         segment.flags |= np.where(recent & (segment.mode & _IFMT != _IFDIR), np.uint32(RACY), np.uint32(0))
-        self._count(segment, 0, len(segment), np.array(new, bool))
+        segment.news = np.where(np.array(new, bool), np.uint32(NEW), np.uint32(CHANGED))
         self._hand_over(segment, batch.keeps, lost)
+        self._reader.begun.clear()
+        self._pause()
 
     def _hand_over(self, segment: Segment, keeps: list[tuple[int, Keep]], lost: list[int]) -> None:
         """`keeps` count the entries that were to be stored; `lost` are those among them that could not be."""
         start = 0
         for position, keep in keeps:
             end = position - sum(1 for number in lost if number < position)
-            self._builder.add(segment, start, end)
+            self._add(segment, start, end)
             self._keep(keep)
             start = end
-        self._builder.add(segment, start, len(segment))
+        self._add(segment, start, len(segment))
+
+    def _add(self, segment: Segment, start: int, end: int) -> None:
+        self._count(segment, start, end)
+        self._builder.add(segment, start, end)
 
     def _read_all(self, stores: list[Store]) -> tuple[Rows, list[Content], list[bool], list[int]]:
         """Rows without their chunks, their contents, which are new, and the numbers of those that were lost."""
@@ -217,12 +246,11 @@ class Storer:
 
     def _keep(self, keep: Keep) -> None:
         segment, start, end, shared = keep
-        self._count(segment, start, end, None)
+        self._count(segment, start, end)
         self.current_path = segment.path(end - 1)
         self._builder.keep(segment, start, end, shared)
 
-    def _count(self, segment: Segment, start: int, end: int, new: Array | None) -> None:
-        """`new` says which rows are new, the others are changed; without it all are unchanged."""
+    def _count(self, segment: Segment, start: int, end: int) -> None:
         counts, formats = self.counts, segment.mode[start:end] & np.uint32(_IFMT)
         regular = formats == _IFREG
         files, folders = int(np.count_nonzero(regular)), int(np.count_nonzero(formats == _IFDIR))
@@ -230,12 +258,26 @@ class Storer:
         counts.directories += folders
         counts.others += end - start - files - folders
         counts.source_bytes += int(segment.size[start:end].sum(dtype=np.uint64))
-        if new is None:
+        if segment.news is None:
             counts.unchanged_files += files
-        else:
-            new_files = int(np.count_nonzero(regular & new))
-            counts.new_files += new_files
-            counts.changed_files += files - new_files
+            self._tell(UNCHANGED, end - start)
+            return
+        news = segment.news[start:end]
+        new, changed = (int(np.count_nonzero(regular & (news == kind))) for kind in (NEW, CHANGED))
+        counts.new_files += new
+        counts.changed_files += changed
+        counts.unchanged_files += files - new - changed
+        if not len(news):
+            return
+        borders = np.flatnonzero(np.diff(news)).tolist()
+        for first, last in itertools.pairwise([-1, *borders, len(news) - 1]):
+            self._tell(int(news[last]), last - first)
+
+    def _tell(self, kind: int, count: int) -> None:
+        if self.news and self.news[-1][0] == kind:
+            count += self.news.pop()[1]
+        if count:
+            self.news.append((kind, count))
 
     def _warn_lost(self, path: bytes, error: OSError) -> None:
         if isinstance(error, _GONE):

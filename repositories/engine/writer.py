@@ -2,7 +2,9 @@
 
 The thread that adds items decides their numbers, so every address is known before the item is on disk; offsets go into
 the index when the bytes are appended. The file has a temporary name and an exclusive lock for life; it becomes a
-restore point by link(), which never overwrites. What the items contain is left to backup.py.
+restore point by link(), which never overwrites. A process that writes on in an unfinished file begins a new epoch with
+fresh random bytes, so no key of an earlier process is used again. What the items contain is left to backup.py, which
+unfinished files are written on to adoption.py.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from repositories.engine.index import ItemIndex, ItemTable, Origin, pack_index
 from repositories.engine.layout import (
     BODY_OFFSET,
     EPOCH_RANDOM_BYTES,
+    HEAD_A_OFFSET,
     HEAD_B_OFFSET,
     MAX_ITEMS,
     NO_ITEM,
@@ -58,6 +61,17 @@ class Reserve(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenPart:
+    """What stands in an unfinished file up to its last checkpoint: the lists are by item number."""
+
+    epochs: tuple[Epoch, ...]
+    kinds: array[int]
+    offsets: array[int]
+    lengths: array[int]
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class SealParts:
     """What the caller knows about the seal; digests and places are added here."""
 
@@ -74,32 +88,54 @@ class FileWriter:
     """One file being written. Use finish() and publish(), or abort(); close() in any case."""
 
     def __init__(
-        self, folder: Path, head: Head, file_key: bytes | None, level: int | None, reserve: Reserve, threads: int
+        self,
+        folder: Path,
+        head: Head,
+        file_key: bytes | None,
+        level: int | None,
+        reserve: Reserve,
+        threads: int,
+        adopted: tuple[int, WrittenPart] | None = None,
     ) -> None:
+        """`adopted` is an unfinished file, open and locked, and what of it is kept; the rest of it is cut off."""
         self.path = folder / f"{head.sequence}.{head.file_id}{UNFINISHED_SUFFIX}"
         self.final = folder / str(head.sequence)
         self.proxy_seconds = self.repository_seconds = 0.0
         self.copied: tuple[tuple[Origin, ItemTable], ...] = ()  # what a merge copied, before finish()
         self._head, self._file_key, self._level, self._reserve = head, file_key, level, reserve
-        self._fd = _create(folder, self.path)
-        self._position = BODY_OFFSET
+        self._fd = _create(folder, self.path) if adopted is None else adopted[0]
+        part = WrittenPart((), array("I"), array("Q"), array("I"), BODY_OFFSET) if adopted is None else adopted[1]
+        self._position = part.end
         self._space_checked_at = -_SPACE_CHECK_BYTES
         self._lock = threading.Lock()
-        self._kinds, self._offsets, self._lengths = array("I"), array("Q"), array("I")
+        self._kinds, self._offsets, self._lengths = part.kinds, part.offsets, part.lengths
         self._tags: dict[int, bytes] = {}
         self._pending: deque[Future[None]] = deque()
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sealer")
-        self._start_epoch()
-
-    def _start_epoch(self) -> None:
-        self.epoch = Epoch(0, 0, os.urandom(EPOCH_RANDOM_BYTES))
-        self._sealer = EpochSealer(self._file_key, self._head.chain_id, self._head.file_id, self.epoch)
+        self.epoch = Epoch(len(part.epochs), len(self._kinds), os.urandom(EPOCH_RANDOM_BYTES))
+        self._epochs = (*part.epochs, self.epoch)
+        self._sealer = EpochSealer(self._file_key, head.chain_id, head.file_id, self.epoch)
         try:
-            self._append(pack_record_header(ItemKind.EPOCH, 0, 0, EPOCH_RANDOM_BYTES), self.epoch.random)
+            self._start(is_new=adopted is None)
         except BaseException:
             self.abort()
             raise
+
+    def _start(self, *, is_new: bool) -> None:
+        """The head tells from the beginning who the file is and which slots open it; the trailer, that it is whole."""
+        if is_new:
+            self._write_heads()
+        else:
+            self._cut_off()
+        header = pack_record_header(ItemKind.EPOCH, self.epoch.number, self.epoch.first_item, EPOCH_RANDOM_BYTES)
+        self._append(header, self.epoch.random)
+
+    def _cut_off(self) -> None:
+        try:
+            os.ftruncate(self._fd, self._position)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     @property
     def position(self) -> int:
@@ -120,6 +156,16 @@ class FileWriter:
         self._submit(kind, number, (raw,), METADATA_LEVEL)
         return number
 
+    def add_checkpoint(self, raw: bytes) -> int:
+        """Append a checkpoint when everything before it is on disk; returns its number."""
+        self.settle()
+        self._sync()
+        number = len(self._kinds)
+        sealed_length = len(self._seal_now(ItemKind.CHECKPOINT, raw))
+        self._offsets[number] = self._position - sealed_length - RECORD_HEADER_BYTES
+        self._lengths[number] = sealed_length
+        return number
+
     def tag(self, number: int) -> bytes:
         """The tag of a segment or identities item; waits until it is sealed."""
         while number not in self._tags:
@@ -137,7 +183,7 @@ class FileWriter:
             self._take_oldest()
 
     def finish(self, parts: SealParts) -> tuple[bytes, int]:
-        """Append index, seal and trailer, write both heads, fsync. Returns the seal hash and the length."""
+        """Append index, seal and trailer, fsync. Returns the seal hash and the length."""
         self.settle()
         raw_index = self._index()
         index_number, index_offset = len(self._kinds), self._position
@@ -162,7 +208,7 @@ class FileWriter:
         seal_number, seal_offset = len(self._kinds), self._position
         sealed = self._seal_now(ItemKind.SEAL, raw_seal)
         self._write_trailer(seal_number, seal_offset, len(sealed))
-        self._write_heads()
+        self._sync()
         return seal_hash, self._position
 
     def publish(self) -> None:
@@ -276,7 +322,7 @@ class FileWriter:
             offsets=np.array(self._offsets, dtype=np.uint64),
             lengths=np.array(self._lengths, dtype=np.uint32),
         )
-        return pack_index(ItemIndex(Origin(self._head.file_id, (self.epoch,)), own, self.copied))
+        return pack_index(ItemIndex(Origin(self._head.file_id, self._epochs), own, self.copied))
 
     def _digest(self, number: int) -> bytes:
         sealed = os.pread(self._fd, self._lengths[number], self._offsets[number] + RECORD_HEADER_BYTES)
@@ -292,7 +338,9 @@ class FileWriter:
     def _write_heads(self) -> None:
         head = pack_head(self._head, self._file_key)
         self._write_at(HEAD_B_OFFSET, (head,))
-        self._write_at(0, (head,))
+        self._write_at(HEAD_A_OFFSET, (head,))
+
+    def _sync(self) -> None:
         try:
             os.fsync(self._fd)
         except OSError as error:

@@ -37,6 +37,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.warnings: list[tuple[str, bytes, str]] = []
+        self.notes: list[tuple[str, str]] = []
         self.reports: list[Progress] = []
         self.sealed = 0
 
@@ -45,6 +46,9 @@ class Recorder:
 
     def warn(self, code: str, path: bytes, message: str) -> None:
         self.warnings.append((code, path, message))
+
+    def note(self, code: str, message: str) -> None:
+        self.notes.append((code, message))
 
     def cancelled(self) -> bool:
         return False

@@ -1,0 +1,149 @@
+"""Checkpoints: what an unfinished file says about itself, so that another process can write on, and when it says it.
+
+A checkpoint tells what changed since the one before it of the same epoch: segment rows, identities, the entries behind
+the last row, and the chunks of large files that are being read. Behind its record every item with a lower number is on
+disk. How an unfinished file is found and read again is left to unfinished.py.
+
+Raw content of the CHECKPOINT item, MessagePack arrays in the order of the fields of Checkpoint, Settings and Begun.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from uuid import UUID
+
+import msgspec
+import numpy as np
+
+from repositories.engine.content import BegunFile, ContentReader, FileFacts, Packer
+from repositories.engine.identities import Identities, pack_parts
+from repositories.engine.layout import MAX_RAW_BYTES, ItemKind, Malformed
+from repositories.engine.manifest import ManifestBuilder, SegmentRow
+from repositories.engine.order import CheckpointInterval
+from repositories.engine.segments import CHANGED, NEW, UNCHANGED
+from repositories.engine.writer import FileWriter
+
+
+class Settings(msgspec.Struct, array_like=True, frozen=True):
+    """What must be the same in the order that writes on; recipients are compared with the slots of the head."""
+
+    kind: str
+    level: str
+    sources: list[bytes]
+    include: list[str]
+    exclude: list[str]
+    parent_id: bytes
+    parent_seal_hash: bytes
+
+
+class Begun(msgspec.Struct, array_like=True, frozen=True):
+    """A large file without a row: its chunks from the `first`-th on, four u32 each; the first ones were told before."""
+
+    path: bytes
+    facts: FileFacts
+    first: int
+    chunks: bytes
+
+
+class Checkpoint(msgspec.Struct, array_like=True, frozen=True):
+    settings: Settings
+    chain_key: bytes  # empty in plain files
+    at_ns: int
+    origins: list[bytes]  # of rows and begun files; the first is this file
+    rows: list[SegmentRow]
+    tail: bytes  # a packed segment, or empty
+    news: list[tuple[int, int]]  # of all entries since the checkpoint before: (0 unchanged, 1 new, 2 changed; how many)
+    identities: list[int]  # item numbers
+    begun: list[Begun]  # all that have no row yet
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.at_ns})"  # not the key
+
+
+def parse_checkpoint(raw: bytes) -> Checkpoint:
+    """Raises Malformed; afterwards origins are in range and chunks are whole."""
+    try:
+        found = msgspec.msgpack.decode(raw, type=Checkpoint)
+    except msgspec.DecodeError as error:
+        raise Malformed(f"a checkpoint cannot be read: {error}") from None
+    count = len(found.origins)
+    if any(len(origin) != 16 for origin in found.origins) or any(not 0 <= row.origin < count for row in found.rows):
+        raise Malformed("a checkpoint names an unknown origin")
+    if any(kind not in (UNCHANGED, NEW, CHANGED) or count < 0 for kind, count in found.news):
+        raise Malformed("a checkpoint counts what cannot be")
+    if any(begun.first < 0 or len(begun.chunks) % 16 for begun in found.begun):
+        raise Malformed("a checkpoint has a begun file that cannot be")
+    return found
+
+
+class Checkpointer:
+    """Writes checkpoints when they are due. `monotonic` is a clock in seconds, `clock` the time of day in ns."""
+
+    def __init__(
+        self,
+        writer: FileWriter,
+        settings: Settings,
+        chain_key: bytes,
+        interval: CheckpointInterval,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._writer, self._settings, self._chain_key = writer, settings, chain_key
+        self._interval, self._clock, self._monotonic = interval, clock, monotonic
+        self._position, self._at_seconds = writer.position, monotonic()
+        self._block = writer.epoch.first_item
+        self._rows = 0
+        self._told: dict[bytes, int] = {}  # how many chunks of a begun file
+
+    def pause(
+        self,
+        packer: Packer,
+        builder: ManifestBuilder,
+        content: ContentReader,
+        news: list[tuple[int, int]],
+        identities: Identities,
+        origin_number: dict[UUID, int],
+    ) -> None:
+        """Write a checkpoint if it is due. What was read so far is in the manifest, or begun, or is read again.
+
+        `news` of the entries since the last checkpoint are taken away.
+        """
+        if not self._is_due(packer.gathered_bytes):
+            return
+        packer.flush()
+        origins = list(origin_number)
+        fresh = identities.fresh_from(self._block)
+        parts = pack_parts(fresh, origins) if fresh is not None else ()
+        checkpoint = Checkpoint(
+            settings=self._settings,
+            chain_key=self._chain_key,
+            at_ns=self._clock(),
+            origins=[origin.bytes for origin in origins],
+            rows=builder.rows_from(self._rows, self._writer.tag),
+            tail=builder.tail(),
+            news=list(news),
+            identities=[self._writer.add_metadata(ItemKind.IDENTITIES, raw) for _, raw in parts],
+            begun=[self._begun(path, file) for path, file in content.begun.items()],
+        )
+        raw = msgspec.msgpack.encode(checkpoint)
+        if len(raw) <= MAX_RAW_BYTES[ItemKind.CHECKPOINT]:
+            self._block = self._writer.add_checkpoint(raw) + 1
+            self._rows += len(checkpoint.rows)
+            news.clear()
+            self._told = {path: len(file.chunks) // 4 for path, file in content.begun.items()}
+        self._position, self._at_seconds = self._writer.position, self._monotonic()
+
+    def _is_due(self, gathered_bytes: int) -> bool:
+        written = self._writer.position + gathered_bytes - self._position
+        return written >= self._interval.bytes or (
+            written > 0 and self._monotonic() - self._at_seconds >= self._interval.seconds
+        )
+
+    def _begun(self, path: bytes, file: BegunFile) -> Begun:
+        first = self._told.get(path, 0)
+        return Begun(path, file.facts, first, _packed(file.chunks[4 * first :]))
+
+
+def _packed(chunks: array[int]) -> bytes:
+    return np.array(chunks, "<u4").tobytes()
