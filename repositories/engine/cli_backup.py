@@ -18,11 +18,13 @@ from repositories.engine.chains import remove_leftovers
 from repositories.engine.cli_passwords import ask, from_file
 from repositories.engine.cli_plan import Plan, plan
 from repositories.engine.cli_points import Opener, Shelf, absolute
+from repositories.engine.cli_resume import go_on
 from repositories.engine.cli_terminal import DONE, WITH_WARNINGS, Terminal, size
 from repositories.engine.errors import EngineError, text
-from repositories.engine.order import BackupOrder, FreeSpace, Level, Written
+from repositories.engine.order import BackupOrder, CheckpointInterval, FreeSpace, Level, Written
 
 RESERVE = FreeSpace(bytes=0, share=0.02)
+CHECKPOINTS = CheckpointInterval()
 
 
 class Contradiction(EngineError):
@@ -51,7 +53,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> tuple[int, dict[str,
     decided = plan(shelf, previous, full=options.full)
     if root.is_dir():
         remove_leftovers(root)
-    order = _order(root, shelf.opener, decided, options)
+    decided, slot = go_on(root, decided, shelf.opener)
+    order = _order(root, _recipients(shelf.opener, slot), decided, options)
     with terminal.stoppable():
         written = write_backup(order, terminal)
     return _report(written, decided, len(shelf.points) + 1, encrypted=bool(order.recipients), terminal=terminal)
@@ -68,7 +71,9 @@ def _shelf(root: Path, options: argparse.Namespace) -> Shelf:
     return shelf
 
 
-def _order(root: Path, opener: Opener, decided: Plan, options: argparse.Namespace) -> BackupOrder:
+def _order(
+    root: Path, recipients: tuple[PasswordRecipient, ...], decided: Plan, options: argparse.Namespace
+) -> BackupOrder:
     return BackupOrder(
         root=root,
         chain_id=decided.chain_id,
@@ -78,19 +83,21 @@ def _order(root: Path, opener: Opener, decided: Plan, options: argparse.Namespac
         reason=decided.reason,
         started_at_ns=time.time_ns(),
         sources=tuple(os.fsencode(absolute(source)) for source in options.sources),
-        recipients=_recipients(opener, decided.parent.slot if decided.parent else None),
+        recipients=recipients,
         parent=decided.parent.point if decided.parent else None,
         include=tuple(options.include),
         exclude=tuple(options.exclude),
         never=(os.fsencode(root), os.fsencode(root.resolve())),
         level=Level(options.level),
         reserve=RESERVE,
+        checkpoints=CHECKPOINTS,
     )
 
 
 def _recipients(opener: Opener, slot: Slot | None) -> tuple[PasswordRecipient, ...]:
-    """One slot for the password: with the record, version and salt of the parent's where that is the same password, so
-    that one derivation opens both; with fresh ones where it is not, or was derived more weakly than is usual now.
+    """One slot for the password: with the record, version and salt of `slot` (of the parent, or of an unfinished file)
+    where that is the same password, so that one derivation opens both; with fresh ones where it is not, or was derived
+    more weakly than is usual now.
     """
     if opener.password is None:
         return ()
@@ -112,7 +119,7 @@ def _report(
 ) -> tuple[int, dict[str, object]]:
     terminal.say(
         f"Restore point {number}: {written.kind.value}, {'encrypted' if encrypted else 'not encrypted'} "
-        f"({decided.because})."
+        f"({decided.because}{', an unfinished file was written on' if written.resumed else ''})."
     )
     terminal.say(
         f"{written.files:,} files, {size(written.source_bytes)}: {written.new_files:,} new, {written.changed_files:,} "
@@ -133,6 +140,7 @@ def _report(
         "path": text(written.path),
         "seal_hash": written.seal_hash.hex(),
         "encrypted": encrypted,
+        "resumed": written.resumed,
         "warnings": warnings,
     }
     return (WITH_WARNINGS if warnings else DONE), result
