@@ -19,6 +19,7 @@ from jobs.outcome import SessionFailed
 from jobs.session_log import SessionLog
 from keys.crypto_sealed import CannotOpenSealed
 from repositories.catalogue import CannotAdopt, RepositoryAway, adopt, check_chain, finish_deletions
+from repositories.engine.chains import adoptable_files
 from repositories.models import Chain, Repository
 
 
@@ -35,6 +36,18 @@ def adopt_lost_chain(job: Job, log: SessionLog) -> None:
             continue
         if (repository.root / claimed["chain"] / "1").exists():
             _adopt_chain(job, repository, claimed, log)
+
+
+def chain_to_resume(job: Job) -> UUID | None:
+    """Return the chain that an interrupted session of the job began and that has no point yet, if it can be resumed."""
+    begun = Session.objects.filter(job=job, kind=SessionKind.BACKUP, claimed_settings__new_chain=True)
+    for session in begun.filter(state__in=(State.INTERRUPTED, State.FAILED)).order_by("-pk")[:20]:
+        claimed = session.claimed_settings
+        here = claimed["repository_uuid"] == str(job.repository.uuid)
+        folder = job.repository.root / claimed["chain"]
+        if here and not (folder / "1").exists() and adoptable_files(folder):
+            return UUID(claimed["chain"])
+    return None
 
 
 def bring_up_to_date(chain: Chain, log: SessionLog, *, forgiving: bool = False) -> None:

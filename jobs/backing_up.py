@@ -21,7 +21,14 @@ from django.utils import timezone
 
 from backupsite.audit import record_for
 from jobs import pruning
-from jobs.adopting import adopt_lost_chain, bring_up_to_date, keys_in_reach, make_chain, repository_away
+from jobs.adopting import (
+    adopt_lost_chain,
+    bring_up_to_date,
+    chain_to_resume,
+    keys_in_reach,
+    make_chain,
+    repository_away,
+)
 from jobs.leases import Claim, Stale, held_row, renew
 from jobs.models import Encryption, Job, Session, State
 from jobs.outcome import Outcome, SessionFailed, failure, note
@@ -147,7 +154,7 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
         signer = private_bytes()
     return BackupRequest(
         root=os.fsencode(job.repository.path),
-        chain_id=chain.uuid if chain else uuid.uuid4(),
+        chain_id=chain.uuid if chain else chain_to_resume(job) or uuid.uuid4(),
         file_id=uuid.uuid4(),
         sequence=_next_sequence(chain),
         kind=planned.kind,
@@ -295,7 +302,7 @@ def _chain_of(session: Session, request: BackupRequest, claimed: dict[str, Any])
 
 def _sealed_file(request: BackupRequest, written: Written) -> SealedFile:
     return SealedFile(
-        file_id=request.file_id,
+        file_id=written.file_id,
         sequence=request.sequence,
         kind=request.kind,
         parent_id=request.parent_id if request.kind == Kind.INCREMENTAL else None,

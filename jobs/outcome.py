@@ -30,7 +30,7 @@ Result codes (`result_code`, `result_params`):
         internal-error       type
         unknown-kind         kind
         and those of the engine with their fields: cannot-unwrap, corrupt-file (path, part), missing-file,
-        unknown-version, plain-refused, fenced, out-of-space (path, free_bytes, needed_bytes),
+        unknown-version, plain-refused, fenced, interrupted, out-of-space (path, free_bytes, needed_bytes),
         repository-unwritable (path, reason), source-missing (path), source-unreadable (path, reason),
         source-refused (path), bad-pattern (pattern), bad-order, already-exists (path, sequence),
         another-writer (path), nothing-to-restore (path), bad-target (path, reason)
@@ -40,8 +40,9 @@ Result codes (`result_code`, `result_params`):
         lease-lost           (nothing)
         stopped-outside      (nothing): the console was stopped
 
-Codes of log lines: plan, adopted, leftover-removed, chain-damaged, deletion-finished, pruned, tidy-up-failed, log-rest,
-protocol, damaged-part, damaged-file, verify-note, done, stopped, failed, and the codes of the engine's warnings.
+Codes of log lines: plan, adopted, leftover-removed, resumed, unfinished-held, chain-damaged, deletion-finished, pruned,
+tidy-up-failed, log-rest, protocol, damaged-part, damaged-file, verify-note, done, stopped, failed, and the codes of the
+engine's warnings.
 """
 
 from __future__ import annotations

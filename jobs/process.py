@@ -1,13 +1,15 @@
 """The process of one session: reads a request from standard input, runs the engine, writes events to standard output.
 
 No Django and no database here: what it needs comes through the pipe, what becomes of it is told through the pipe and
-stored by the worker that started it (`jobs.supervising`). SIGTERM stops it cleanly; so does the end of that worker.
+stored by the worker that started it (`jobs.supervising`). SIGTERM stops it cleanly; so does the end of that worker, and
+then an unfinished backup file stays for the next session.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -21,7 +23,16 @@ from jobs import protocol
 from jobs.protocol import BackupRequest, End, Event, Failed, PointFile, Request, RestoreRequest, VerifyRequest
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, Level, ParentPoint, write_backup
 from repositories.engine.chains import remove_leftovers
-from repositories.engine.errors import BadTarget, CorruptFile, EngineError, Fenced, NothingToRestore, text
+from repositories.engine.errors import (
+    BadTarget,
+    Cancelled,
+    CorruptFile,
+    EngineError,
+    Fenced,
+    Interrupted,
+    NothingToRestore,
+    text,
+)
 from repositories.engine.observer import Progress
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.restore import RestoreOrder, restore
@@ -75,9 +86,19 @@ class Pipe:
         self.send(protocol.Noted("info", code, message))
 
     def cancelled(self) -> bool:
+        """Raises Interrupted when it is the worker that is gone: what was written is kept for the next session."""
+        if self._stop and self._is_alone():
+            raise Interrupted("The session's worker is gone. What was written is kept for the next session.")
         return self._stop
 
+    def _is_alone(self) -> bool:
+        poll = select.poll()
+        poll.register(self._answers, 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
+
     def before_seal(self) -> None:
+        if self.cancelled():
+            raise Cancelled("The session was stopped before its backup file was sealed; nothing was published.")
         self.send(protocol.MaySeal())
         if not protocol.read_answer(self._answers.readline()):
             raise Fenced("The session lost its lease before the backup file was sealed; nothing was published.")
@@ -124,6 +145,7 @@ def _backup(request: BackupRequest, pipe: Pipe) -> protocol.Written:
         pipe.note("leftover-removed", f"The unfinished file {path.name} of an earlier session was removed.")
     written = write_backup(order, pipe)
     return protocol.Written(
+        file_id=written.file_id,
         length=written.length,
         seal_hash=written.seal_hash,
         head_generation=written.head_generation,

@@ -104,8 +104,9 @@ class MaySeal(msgspec.Struct, tag="may-seal", frozen=True):
 
 
 class Written(msgspec.Struct, tag="written", frozen=True):
-    """A backup is published."""
+    """A backup is published. `file_id` is that of an unfinished file, if one was written on."""
 
+    file_id: UUID
     length: int
     seal_hash: bytes
     head_generation: int

@@ -39,6 +39,7 @@ from keys.crypto_password import KdfParameters
 from keys.crypto_slots import PasswordRecipient
 from repositories.engine.reader import FileKey, Kek, open_point
 from tests.jobs.trees import make_slow_source
+from tests.jobs.unfinished import leave_unfinished
 
 PROGRAM = [sys.executable, "-E", "-s", "-m", "jobs.process"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,6 +269,40 @@ def test_kill_leaves_a_file_that_the_next_session_removes(start: Start, request_
     assert isinstance(child.end(), Written)
     assert [event.code for event in child.events if isinstance(event, Noted)] == ["leftover-removed"]
     assert files_in(again) == ["1"]
+
+
+def test_an_unfinished_file_is_written_on_and_keeps_its_id(
+    start: Start, request_: BackupRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = leave_unfinished(request_, tmp_path, monkeypatch)
+    child = start(replace(request_, file_id=uuid.uuid4()))
+    end = child.end()
+    assert isinstance(end, Written) and end.file_id == request_.file_id
+    assert [event.code for event in child.events if isinstance(event, Noted)] == ["resumed"]
+    assert not part.exists() and files_in(request_) == ["1"]
+    with open_point(path_of(request_), Kek(KEK)) as point:
+        assert point.head.file_id == request_.file_id
+
+
+def test_the_unfinished_file_of_another_chain_is_left_alone(
+    start: Start, request_: BackupRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = leave_unfinished(request_, tmp_path, monkeypatch)
+    assert isinstance(start(replace(request_, chain_id=uuid.uuid4(), file_id=uuid.uuid4())).end(), Written)
+    assert part.exists()
+
+
+def test_without_its_worker_it_leaves_what_it_wrote(start: Start, request_: BackupRequest, source: Path) -> None:
+    make_slow_source(source)
+    child = start(replace(request_, level="strong"))
+    child.until(Progressed)
+    assert child.popen.stdin
+    child.popen.stdin.close()
+    child.popen.send_signal(signal.SIGTERM)
+    end = child.end()
+    assert isinstance(end, Failed)
+    assert end.code == "interrupted"
+    assert files_in(request_) == [f"1.{request_.file_id}.part"]
 
 
 def test_keys_are_seen_nowhere_outside_the_pipe(start: Start, request_: BackupRequest) -> None:

@@ -21,9 +21,11 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from backupsite.models import AuditEvent, Role, User
+from jobs import supervising
 from jobs.admission import admit
 from jobs.leases import expire
 from jobs.models import DueState, Encryption, Job, JobChain, JobChainState, LogLine, Pin, Proxy, Session, State
+from jobs.protocol import BackupRequest, request_line
 from jobs.session_log import log_path
 from jobs.sessions import (
     AlreadyActive,
@@ -57,6 +59,7 @@ from tests.factories import (
     make_user,
 )
 from tests.jobs.trees import make_slow_source
+from tests.jobs.unfinished import leave_unfinished
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -452,6 +455,28 @@ def test_the_first_file_of_a_new_chain_is_adopted_too(job: Job) -> None:
     second = backed_up(job)
     assert (second.sequence, second.kind, second.chain.uuid) == (2, Kind.INCREMENTAL, chain.uuid)
     assert job.current_chain() == second.chain
+
+
+def test_a_new_chain_that_was_begun_is_resumed_in_its_unfinished_file(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session was killed: the chain has no row, and the next session goes on under the same chain and file id."""
+    requests: list[BackupRequest] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(supervising, "request_line", lambda request: requests.append(request) or request_line(request))
+        point = backed_up(job)
+    chain, part = point.chain, point.path.with_name(f"1.{point.uuid}.part")
+    Session.objects.update(written_point=None, state=State.INTERRUPTED)
+    point.delete()
+    JobChain.objects.all().delete()
+    chain.delete()
+    point.path.unlink()
+    leave_unfinished(requests[0], tmp_path, monkeypatch)
+    assert part.exists()
+    resumed = backed_up(job)
+    assert (resumed.uuid, resumed.chain.uuid, resumed.sequence) == (point.uuid, chain.uuid, 1)
+    assert "resumed" in LogLine.objects.values_list("code", flat=True)
+    assert [path.name for path in job.repository.root.rglob("*") if path.is_file()] == ["1"]
 
 
 def test_a_foreign_file_ahead_stops_the_session(job: Job) -> None:
