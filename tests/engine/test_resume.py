@@ -12,12 +12,24 @@ from uuid import uuid4
 import pytest
 
 from repositories.engine import chains, sealing, storing, writer
-from repositories.engine.backup import CheckpointInterval, Kind, Level
+from repositories.engine.backup import CheckpointInterval, Kind, Level, ParentPoint
 from repositories.engine.errors import AlreadyExists
 from repositories.engine.layout import BODY_OFFSET, ItemKind
+from repositories.engine.merging import MergeOrder, merge
 from repositories.engine.records import whole_records
+from repositories.engine.settling import settle
 from repositories.engine.verify import verify
-from tests.engine.lab import Chain, Recorder, facts_in_point, facts_on_disk, inside, recipient, write_tree
+from tests.engine.lab import (
+    NO_RESERVE,
+    Chain,
+    Recorder,
+    facts_in_point,
+    facts_on_disk,
+    inside,
+    later,
+    recipient,
+    write_tree,
+)
 from tests.engine.second_reader import SecondReader
 from tests.engine.test_format import read_plainly
 
@@ -365,3 +377,35 @@ def test_the_youngest_of_several_is_written_on(
     written = chain.write(observer=observer)
     assert sorted(codes(observer)) == ["leftover-removed", "resumed"]
     assert str(written.file_id) in second.name and chain.names() == ["1"]
+
+
+def test_resumed_points_are_merged_and_a_merge_leaves_the_unfinished_file(
+    chain: Chain, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of several epochs are copied; what an unfinished file shares with a replaced one is found again."""
+    dice = random.Random(17)
+    for number in range(4):
+        write_tree(source, {f"more {number}/{i}": dice.randbytes(8_000) for i in range(120)})
+        part = interrupt(chain, monkeypatch, tmp_path)
+        if number < 3:
+            assert chain.write().resumed
+    newest = chain.points[-1]
+    order = MergeOrder(
+        root=chain.root,
+        chain_id=chain.chain_id,
+        file_id=uuid4(),
+        sequence=2,
+        newest=ParentPoint(newest.path, newest.file_key),
+        recipients=(recipient(),),
+        reserve=NO_RESERVE,
+        clock=later,
+    )
+    merged = merge(order, Recorder())
+    settle(merged.path, ParentPoint(newest.path, newest.file_key))
+    assert part.exists() and chain.names() == ["2", "3", part.name]
+    written = chain.write()
+    assert written.resumed and written.new_files == 120
+    check_point(chain, source)
+    reader = SecondReader(written.path, "correct horse")
+    truth = read_plainly(source)
+    assert {path: fact for path, fact in reader.files().items() if path in truth} == truth
