@@ -34,6 +34,8 @@ LINES_WITHOUT_NAMES = (
     "plan",
     "adopted",
     "leftover-removed",
+    "resumed",
+    "unfinished-held",
     "deletion-finished",
     "pruned",
     "tidy-up-failed",
