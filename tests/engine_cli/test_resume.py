@@ -98,8 +98,8 @@ def test_kills_one_after_the_other_come_to_an_end(engine: Engine, big_tree: Path
     assert ended.code == 0 and ended.result["resumed"]
     assert ended.result["read_bytes"] < 12 * MIB
     assert engine("verify", repository, *secret).code == 0
-    (big_tree / "new").write_bytes(random.Random(9).randbytes(12 * MIB))
-    kill_at(engine, 8 * MIB, *backup)
+    (big_tree / "new").write_bytes(random.Random(9).randbytes(20 * MIB))
+    kill_at(engine, 13 * MIB, *backup)
     ended = engine(*backup)
     assert ended.code == 0 and ended.result["resumed"] and ended.result["kind"] == "incremental"
     assert (ended.result["new_files"], ended.result["unchanged_files"]) == (1, 601)
