@@ -206,11 +206,8 @@ def disable_encryption(page: Page) -> None:
 
 PICTURES: dict[str, Callable[[Page], object]] = {
     "dashboard": lambda page: page.goto("/"),
-    "jobs": lambda page: page.goto("/jobs/"),
     "job": open_job,
     "job-form": disable_encryption,
-    "sessions": lambda page: page.goto("/sessions/"),
-    "keys": lambda page: page.goto("/keys/"),
 }
 
 if __name__ == "__main__":
