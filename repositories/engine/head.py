@@ -11,9 +11,9 @@
     24   8  sequence
     32  16  chain id
     48  16  file id
-    64  32  key commitment HKDF(file key, info = "backupsite 0|commit|" + file id); zeros in plain files
+    64  32  key commitment HKDF(file key, info = "backupsite 1|commit|" + file id); zeros in plain files
     96   .  slots (keys/crypto_slots.py), then 16 bytes for each replaced file's id
-    -64 32  HMAC-SHA256 of everything before under HKDF(file key, info = "backupsite 0|head|" + file id); zeros if plain
+    -64 32  HMAC-SHA256 of everything before under HKDF(file key, info = "backupsite 1|head|" + file id); zeros if plain
     -32 32  SHA-256 of everything before: it only chooses a copy before a key is known
 
 What a slot is made of, and how it opens, is left to keys/crypto_slots.py.
@@ -119,7 +119,12 @@ def read_heads(fd: int, path: Path) -> list[Head]:
         if versions and versions != {VERSION}:
             version = min(versions - {VERSION})
             raise UnknownVersion(
-                f"{text(path)} has version {version} of the format; this program knows version {VERSION}.",
+                f"{text(path)} has version {version} of the format; this program knows version {VERSION}. "
+                + (
+                    "It was written before the first release; write a new full backup."
+                    if version < VERSION
+                    else "Use the release of the program that wrote it, or a newer one."
+                ),
                 path=text(path),
                 version=version,
             )

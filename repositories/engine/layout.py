@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-VERSION = 0
+VERSION = 1
 MAGIC = b"BACKSITE"
 TRAILER_MAGIC = b"BKPTRAIL"
 

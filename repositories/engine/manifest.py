@@ -1,7 +1,7 @@
 """The manifest of a point: its root, and where its segments end.
 
 A segment ends after an entry whose path says so: the first 4 bytes (little-endian) of BLAKE3 keyed with
-HKDF(chain key, info = "backupsite 0|boundaries") over the path are 0 modulo 2,048; or after 8,000 entries, or after
+HKDF(chain key, info = "backupsite 1|boundaries") over the path are 0 modulo 2,048; or after 8,000 entries, or after
 100,000 chunks. So an insertion changes one segment, and unchanged ones are shared with the parent's. What is inside a
 segment is decided in segments.py.
 

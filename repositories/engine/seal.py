@@ -11,11 +11,11 @@ Raw content of the SEAL item, 380 bytes:
     112  8  offset of the index record                               120  8  its sealed length
     128 32  SHA-256 of the sealed keyring   160 32  of the sealed root   192 32  of the sealed index
     224 28  zero
-    252 32  chain MAC: HMAC-SHA256(chain key, "backupsite 0|chain|" + file id | sequence u64 | parent's seal hash)
+    252 32  chain MAC: HMAC-SHA256(chain key, "backupsite 1|chain|" + file id | sequence u64 | parent's seal hash)
     284 32  Ed25519 public key of the console, or zeros
-    316 64  its signature over "backupsite 0|sign|" + seal hash, or zeros
+    316 64  its signature over "backupsite 1|sign|" + seal hash, or zeros
 
-    seal hash = SHA-256("backupsite 0|seal|" + the first 284 bytes)
+    seal hash = SHA-256("backupsite 1|seal|" + the first 284 bytes)
 
 It is sealed like every item, so that a stranger does not learn who is whose parent.
 """

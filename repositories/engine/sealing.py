@@ -4,8 +4,8 @@ A sealed item is payload header | data, encrypted with AES-256-GCM, tag at the e
 method (0 stored, 1 zstd), 3 zero bytes, 4 bytes raw length. In plain chains the same bytes stand unencrypted, and the
 tag is the first 16 bytes of BLAKE3(AAD | bytes): it finds damage, not tampering.
 
-    block key    = HKDF-SHA256(file key, salt = epoch random, info = "backupsite 0|block|"    + file id)
-    metadata key = HKDF-SHA256(file key, salt = epoch random, info = "backupsite 0|metadata|" + file id)
+    block key    = HKDF-SHA256(file key, salt = epoch random, info = "backupsite 1|block|"    + file id)
+    metadata key = HKDF-SHA256(file key, salt = epoch random, info = "backupsite 1|metadata|" + file id)
     nonce        = item number - first item number of the epoch, 96 bits, big-endian
     AAD          = version u16 | kind u8 | chain id | file id | epoch u16 | item number u32
 """
@@ -32,7 +32,7 @@ from repositories.engine.layout import (
     Malformed,
 )
 
-INFO = b"backupsite 0|"
+INFO = b"backupsite 1|"
 _AAD = struct.Struct("<HB16s16sHI")
 _PAYLOAD = struct.Struct("<BxxxI")
 _STORED, _ZSTD = 0, 1

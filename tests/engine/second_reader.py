@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-P = b"backupsite 0|"
+P = b"backupsite 1|"
 COPY, BODY = 98_304, 196_608
 BLOCK, SEGMENT, IDENTITIES, KEYRING, ROOT, INDEX, SEAL = range(2, 9)
 unpack_message = msgspec.msgpack.decode
@@ -65,7 +65,7 @@ class SecondReader:
             if copy[:8] == b"BACKSITE" and hashlib.sha256(copy[:-32]).digest() == copy[-32:]:
                 copies.append(copy)
         check(bool(copies), "head")
-        check(copies[0][8:10] == b"\0\0", "version")
+        check(copies[0][8:10] == b"\1\0", "version")
         return max(copies, key=lambda copy: struct.unpack_from("<I", copy, 16)[0])
 
     def _unwrap(self, password: str) -> bytes:
@@ -105,7 +105,7 @@ class SecondReader:
         epoch, first, random = [epoch for epoch in epochs if epoch[1] <= number][-1]
         check(self.raw[offset : offset + 16] == struct.pack("<BBHIQ", kind, 0, epoch, number, length), "record header")
         sealed = self.raw[offset + 16 : offset + 16 + length]
-        aad = struct.pack("<HB", 0, kind) + self.chain + file + struct.pack("<HI", epoch, number)
+        aad = struct.pack("<HB", 1, kind) + self.chain + file + struct.pack("<HI", epoch, number)
         if self.key is None:
             payload = sealed[:-16]
             check(blake3(aad + payload).digest(16) == sealed[-16:], "checksum")
