@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from uuid import UUID
 
 from keys import crypto
@@ -26,7 +26,7 @@ from repositories.engine.identities import MAX_RUNS as MAX_IDENTITY_RUNS
 from repositories.engine.identities import Identities, Run, identity_key, merge, pack_parts
 from repositories.engine.keyring import Keyring, pack_keyring
 from repositories.engine.layout import NO_ITEM, VERSION, ItemKind
-from repositories.engine.manifest import Boundaries, Facts, ManifestBuilder, Root, RunRow, SegmentRow, pack_root
+from repositories.engine.manifest import Facts, ManifestBuilder, Root, RunRow, SegmentRow, boundary_key, pack_root
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import (
     BackupOrder,
@@ -39,10 +39,12 @@ from repositories.engine.order import (
     check_order,
 )
 from repositories.engine.patterns import Patterns
+from repositories.engine.read_ahead import ReadAhead
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.seal import NO_HASH, NO_PARENT, plain_chain_key
 from repositories.engine.sealing import ZSTD_LEVELS
 from repositories.engine.segments import Segment
+from repositories.engine.small_files import Keys
 from repositories.engine.storing import Storer
 from repositories.engine.unfinished import Unfinished
 from repositories.engine.walk import Walk, clean_sources
@@ -116,6 +118,11 @@ class _Session:
         self._origin_number: dict[UUID, int] = {self._head.file_id: 0}
 
     def run(self) -> Written:
+        keys = Keys(identity_key(self._chain_key), boundary_key(self._chain_key))
+        with closing(ReadAhead(keys, self._beat)) as self._ahead:
+            return self._run(keys)
+
+    def _run(self, keys: Keys) -> Written:
         order, head, unfinished = self._order, self._head, self._unfinished
         threads = max(2, min(8, len(os.sched_getaffinity(0))))
         self._writer = writer = FileWriter(
@@ -128,7 +135,7 @@ class _Session:
             None if unfinished is None else (unfinished.fd, unfinished.part),
         )
         try:
-            self._prepare()
+            self._prepare(keys)
             self._store_everything()
             seal_hash, length = self._close_file()
             self._observer.before_seal()
@@ -163,17 +170,17 @@ class _Session:
         begun = self._unfinished.checkpoint if self._unfinished else None
         return Keyring(begun.chain_key, {}) if begun else first_keyring()
 
-    def _prepare(self) -> None:
-        key, writer = identity_key(self._chain_key), self._writer
+    def _prepare(self, keys: Keys) -> None:
+        writer = self._writer
         unfinished, clock = self._unfinished, self._order.clock
         self._identities = Identities(self._load_runs, unfinished.identity_runs() if unfinished else [])
-        self._packer = Packer(writer, self._identities, key)
+        self._packer = Packer(writer, self._identities, keys.identities)
         begun = unfinished.begun(self._origin_number) if unfinished else {}
         cutter = make_cutter(self._chain_key)
         self._content = ContentReader(self._packer, cutter, clock, self._beat, self._pause, begun)
-        self._builder = ManifestBuilder(writer, Boundaries(self._chain_key), self._origin_number)
+        self._builder = ManifestBuilder(writer, keys.boundaries, self._origin_number)
         self._storer = Storer(
-            self._builder, self._content, self._packer, self._observer, clock, self._beat, self._pause
+            self._builder, self._content, self._packer, self._ahead, self._observer, clock, self._beat, self._pause
         )
         chain_key = self._keyring.chain_key if self._keyring else b""
         self._checkpointer = Checkpointer(

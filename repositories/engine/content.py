@@ -1,8 +1,8 @@
 """The content of files on its way into blocks: reading, cutting, finding what is stored already, packing.
 
-Small files (up to 512 KiB) are one chunk each and come in batches; larger ones are cut by FastCDC (average 1 MiB,
-256 KiB to 4 MiB), the holes of sparse files are not read. Chunks are packed into blocks of about 4 MiB. Sealing and
-writing blocks is left to writer.py; what is read at all, to compare.py.
+Small files (up to 512 KiB) are one chunk each and come in batches (small_files.py); larger ones are cut by FastCDC
+(average 1 MiB, 256 KiB to 4 MiB), the holes of sparse files are not read. Chunks are packed into blocks of about
+4 MiB. Sealing and writing blocks is left to writer.py; what is read at all, to compare.py.
 """
 
 from __future__ import annotations
@@ -11,33 +11,30 @@ import errno
 import os
 import stat
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from blake3 import blake3
 from pyfastcdc import FastCDC
 
 from keys import crypto
-from repositories.engine.identities import IDENTITY_BYTES, Address, Identities
-from repositories.engine.layout import BLOCK_TARGET_BYTES, MIB
+from repositories.engine.identities import Address, Identities
+from repositories.engine.layout import BLOCK_MAX_RAW_BYTES, BLOCK_TARGET_BYTES, MIB
 from repositories.engine.sealing import INFO
 from repositories.engine.segments import HOLE
+from repositories.engine.small_files import OPEN_FLAGS, SMALL_FILE_BYTES, identity
 from repositories.engine.walk import Stat
 
-SMALL_FILE_BYTES = 512 * 1024
 RACY_NS = 2_000_000_000
 _READ_BYTES = 8 * MIB
 _MIN_CHUNK, _AVERAGE_CHUNK, _MAX_CHUNK = MIB // 4, MIB, 4 * MIB
 _MAX_HOLE = 0xFFFFFFFF
-OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-
-Buffer = bytes | bytearray | memoryview
 
 
 class BlockSink(Protocol):
     def reserve_block(self) -> int: ...
-    def add_block(self, number: int, parts: list[Buffer]) -> None: ...
+    def add_block(self, number: int, raw: memoryview, done: Callable[[], None]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -66,34 +63,59 @@ class NotRegular(OSError):
 
 
 class Packer:
-    """Gathers new chunks into blocks. The number of a block is reserved when its first chunk comes."""
+    """Gathers new chunks into blocks. The number of a block is reserved when its first chunk comes.
+
+    Content is copied into the block, so buffers that it came in can be used again. A block's own memory is used again
+    when the sink says that it is done with it.
+    """
 
     def __init__(self, sink: BlockSink, identities: Identities, key: bytes) -> None:
         self._sink, self._identities, self._key = sink, identities, key
-        self._parts: list[Buffer] = []
+        self._spare: deque[bytearray] = deque()
+        self._block = bytearray()
         self._size = 0
         self._number = -1
 
     def place_all(self, chunks: list[bytes]) -> list[Address]:
         """The address of each, stored now unless it was stored before."""
-        key = self._key
-        names = [blake3(chunk, key=key).digest(length=IDENTITY_BYTES) for chunk in chunks]
+        names = [identity(chunk, self._key) for chunk in chunks]
+        return self.place_run(names, [len(chunk) for chunk in chunks], memoryview(b"".join(chunks)))
+
+    def place_run(self, names: list[bytes], sizes: list[int], content: memoryview) -> list[Address]:
+        """The address of each of the chunks that lie one behind the other in `content`, none larger than a block."""
         found = self._identities.find(names)
         fresh: dict[bytes, Address] = {}
         addresses = []
-        for name, chunk, known in zip(names, chunks, found, strict=True):
+        start = end = 0  # new content that has an address, but was not copied yet
+        block, filled = self._number, self._size
+        for name, size, known in zip(names, sizes, found, strict=True):
             address = known or fresh.get(name)
             if address is None:
-                fresh[name] = address = self._put(chunk)
+                if not filled:
+                    block = self._begin()
+                fresh[name] = address = (0, block, filled, size)
+                filled += size
+                end += size
+                if filled >= BLOCK_TARGET_BYTES:
+                    self._add(content[start:end])
+                    start, filled = end, 0
+            else:
+                self._add(content[start:end])
+                end += size
+                start = end
             addresses.append(address)
+        self._add(content[start:end])
         self._identities.add_all(fresh)
         return addresses
 
     def place(self, chunk: memoryview) -> Address:
-        name = blake3(chunk, key=self._key).digest(length=IDENTITY_BYTES)
+        name = identity(chunk, self._key)
         known = self._identities.find([name])[0]
         if known is None:
-            known = self._put(chunk)
+            if not self._size:
+                self._begin()
+            known = (0, self._number, self._size, len(chunk))
+            self._add(chunk)
             self._identities.add_all({name: known})
         return known
 
@@ -103,37 +125,28 @@ class Packer:
 
     def flush(self) -> None:
         """Send the block that is being gathered."""
-        if self._parts:
-            parts, self._parts, self._size = self._parts, [], 0
-            self._sink.add_block(self._number, parts)
+        if self._size:
+            block, size, self._size = self._block, self._size, 0
+            self._sink.add_block(self._number, memoryview(block)[:size], lambda: self._spare.append(block))
 
-    def _put(self, chunk: Buffer) -> Address:
-        if not self._parts:
-            self._number = self._sink.reserve_block()
-        address = (0, self._number, self._size, len(chunk))
-        self._parts.append(chunk)
-        self._size += len(chunk)
-        if self._size >= BLOCK_TARGET_BYTES:
+    def _begin(self) -> int:
+        self._block = self._spare.pop() if self._spare else bytearray(BLOCK_MAX_RAW_BYTES)
+        self._number = self._sink.reserve_block()
+        return self._number
+
+    def _add(self, content: memoryview) -> None:
+        """More content for the block, which is sent when it is full; no more than one chunk reaches beyond that."""
+        end = self._size + len(content)
+        self._block[self._size : end] = content
+        self._size = end
+        if end >= BLOCK_TARGET_BYTES:
             self.flush()
-        return address
 
 
 def make_cutter(chain_key: bytes) -> FastCDC:
     """Boundaries differ from chain to chain. The seed is no secret key: sizes may still betray known files."""
     seed = int.from_bytes(crypto.hkdf(chain_key, salt=b"", info=INFO + b"chunking", length=7), "little")
     return FastCDC(avg_size=_AVERAGE_CHUNK, min_size=_MIN_CHUNK, max_size=_MAX_CHUNK, seed=seed)
-
-
-def read_small(path: bytes, expected: Stat) -> bytes | None:
-    """The content of a small file; None if it is not what the walk saw, so that it must be read carefully."""
-    size = expected.st_size
-    fd = os.open(path, OPEN_FLAGS)
-    try:
-        data = os.read(fd, size + 1)
-        after = os.fstat(fd)
-    finally:
-        os.close(fd)
-    return data if len(data) == size and is_same(expected, after) else None
 
 
 class ContentReader:

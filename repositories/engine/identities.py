@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
-from blake3 import blake3
 
 from keys import crypto
 from repositories.engine.columns import Array
 from repositories.engine.layout import Malformed
 from repositories.engine.sealing import INFO
+from repositories.engine.small_files import IDENTITY_BYTES
 
-IDENTITY_BYTES = 24
 PART_ENTRIES = 65_536
 MAX_ENTRIES = 3_000_000
 MAX_RUNS = 8
@@ -44,10 +43,6 @@ Address = tuple[int, int, int, int]  # origin (index in the session's table), bl
 
 def identity_key(chain_key: bytes) -> bytes:
     return crypto.hkdf(chain_key, salt=b"", info=INFO + b"identities")
-
-
-def identity(key: bytes, chunk: bytes | memoryview) -> bytes:
-    return bytes(blake3(chunk, key=key).digest(length=IDENTITY_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

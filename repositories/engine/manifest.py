@@ -18,7 +18,6 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
-from blake3 import blake3
 
 from keys import crypto
 from repositories.engine import segment_codec, segments
@@ -26,8 +25,8 @@ from repositories.engine.entries import order_key
 from repositories.engine.layout import ItemKind, Malformed
 from repositories.engine.sealing import INFO
 from repositories.engine.segments import Segment
+from repositories.engine.small_files import is_boundary
 
-BOUNDARY_MODULUS = 2_048
 MAX_ENTRIES = 8_000
 MAX_CHUNKS = 100_000
 
@@ -123,16 +122,9 @@ def _child(path: bytes, prefix: bytes) -> bytes | None:
     return path[len(prefix) :].partition(b"/")[0] if path.startswith(prefix) and path != prefix else None
 
 
-class Boundaries:
-    """Says after which path a segment ends."""
-
-    def __init__(self, chain_key: bytes) -> None:
-        self._hasher = blake3(key=crypto.hkdf(chain_key, salt=b"", info=INFO + b"boundaries"))
-
-    def ends_at(self, path: bytes) -> bool:
-        hasher = self._hasher.copy()
-        hasher.update(path)
-        return int.from_bytes(hasher.digest(length=4), "little") % BOUNDARY_MODULUS == 0
+def boundary_key(chain_key: bytes) -> bytes:
+    """For small_files.is_boundary()."""
+    return crypto.hkdf(chain_key, salt=b"", info=INFO + b"boundaries")
 
 
 class SegmentSink(Protocol):
@@ -146,8 +138,8 @@ class ManifestBuilder:
     Tags of own segments are asked for at the end, when they are sealed.
     """
 
-    def __init__(self, sink: SegmentSink, boundaries: Boundaries, origin_number: dict[UUID, int]) -> None:
-        self._sink, self._boundaries, self._origin_number = sink, boundaries, origin_number
+    def __init__(self, sink: SegmentSink, boundary_key: bytes, origin_number: dict[UUID, int]) -> None:
+        self._sink, self._boundary_key, self._origin_number = sink, boundary_key, origin_number
         self._pieces: list[tuple[Segment, int, int]] = []
         self._entries = self._chunks = 0
         self.rows: list[SegmentRow] = []  # tag empty: an own segment
@@ -164,19 +156,21 @@ class ManifestBuilder:
         if shared is not None and not self._entries:
             self.rows.append(shared)
             return
-        is_boundary = end == len(segment) and self._boundaries.ends_at(segment.path(end - 1))
-        self._take(segment, start, end, is_boundary)
+        ends = end == len(segment) and is_boundary(segment.path(end - 1), self._boundary_key)
+        self._take(segment, start, end, ends)
 
-    def add(self, segment: Segment, start: int, end: int) -> None:
-        """New entries; their boundaries are looked for here."""
-        ends_at = self._boundaries.ends_at
-        for row, path in enumerate(segment.paths()[start:end], start):
-            if ends_at(path):
-                self._take(segment, start, row + 1, True)
-                start = row + 1
+    def add(self, segment: Segment, start: int, end: int, boundaries: list[int]) -> None:
+        """New entries; `boundaries` are the rows of the segment, sorted, behind which a segment ends."""
+        for row in boundaries[bisect.bisect_left(boundaries, start) : bisect.bisect_left(boundaries, end)]:
+            self._take(segment, start, row + 1, True)
+            start = row + 1
         self._take(segment, start, end, False)
 
-    def _take(self, segment: Segment, start: int, end: int, is_boundary: bool) -> None:
+    def boundaries_of(self, segment: Segment) -> list[int]:
+        """For add(), where nobody found them before."""
+        return [row for row, path in enumerate(segment.paths()) if is_boundary(path, self._boundary_key)]
+
+    def _take(self, segment: Segment, start: int, end: int, ends: bool) -> None:
         """Entries without a boundary inside; the last one may be one."""
         while start < end:
             stop = self._fits(segment, start, end)
@@ -184,7 +178,7 @@ class ManifestBuilder:
             self._entries += stop - start
             self._chunks += int(segment.chunk_count[start:stop].sum())
             start = stop
-            if self._is_full() or (is_boundary and stop == end):
+            if self._is_full() or (ends and stop == end):
                 self._end_segment()
 
     def _fits(self, segment: Segment, start: int, end: int) -> int:

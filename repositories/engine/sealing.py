@@ -13,6 +13,8 @@ tag is the first 16 bytes of BLAKE3(AAD | bytes): it finds damage, not tampering
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Mapping
 from uuid import UUID
 
 from backports import zstd
@@ -37,8 +39,24 @@ _AAD = struct.Struct("<HB16s16sHI")
 _PAYLOAD = struct.Struct("<BxxxI")
 _STORED, _ZSTD = 0, 1
 
-METADATA_LEVEL = 3
-ZSTD_LEVELS = {"none": None, "fast": 1, "balanced": 2, "strong": 9}
+Level = Mapping[int, int] | None  # parameters of zstd; None: not compressed
+
+METADATA_LEVEL: Level = {zstd.CompressionParameter.compression_level: 3}
+# Measured on 1.8 GiB of system files, a thread: fast 610 MB/s and 38.0 %, balanced 540 MB/s and 36.1 %; zstd's own
+# level 2, which is the nearest, has 440 MB/s and 35.5 %.
+ZSTD_LEVELS: dict[str, Level] = {
+    "none": None,
+    "fast": {zstd.CompressionParameter.compression_level: 1},
+    "balanced": {
+        zstd.CompressionParameter.compression_level: 1,
+        zstd.CompressionParameter.strategy: zstd.Strategy.fast,
+        zstd.CompressionParameter.window_log: 22,
+        zstd.CompressionParameter.hash_log: 15,
+        zstd.CompressionParameter.min_match: 6,
+    },
+    "strong": {zstd.CompressionParameter.compression_level: 9},
+}
+_compressors = threading.local()
 
 
 class EpochSealer:
@@ -85,13 +103,21 @@ class EpochSealer:
             raise Malformed("the authentication tag is wrong") from None
 
 
-def pack_payload(raw: bytes, level: int | None) -> bytes:
+def pack_payload(raw: bytes | memoryview, level: Level) -> bytes:
     """Compress and put the payload header in front; content that does not shrink is stored."""
     if level is not None:
-        packed = zstd.compress(raw, level)
+        packed = _compressor(level).compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
         if len(packed) < len(raw):
             return _PAYLOAD.pack(_ZSTD, len(raw)) + packed
-    return _PAYLOAD.pack(_STORED, len(raw)) + raw
+    return b"".join((_PAYLOAD.pack(_STORED, len(raw)), raw))
+
+
+def _compressor(level: Mapping[int, int]) -> zstd.ZstdCompressor:
+    """One for each thread and level, since making its tables costs as much as compressing a megabyte."""
+    known: dict[int, zstd.ZstdCompressor] = _compressors.__dict__.setdefault("known", {})
+    if id(level) not in known:
+        known[id(level)] = zstd.ZstdCompressor(options=dict(level))
+    return known[id(level)]
 
 
 def unpack_payload(kind: ItemKind, payload: bytes) -> bytes:

@@ -28,7 +28,8 @@ import numpy as np
 from repositories.engine import columns
 from repositories.engine.columns import U32, U64, Array
 from repositories.engine.layout import Malformed
-from repositories.engine.segments import HOLE, Segment, Xattrs
+from repositories.engine.segments import HOLE, Segment
+from repositories.engine.small_files import Xattrs
 
 MAX_ENTRIES = 8_192
 _COUNTS = struct.Struct("<IIII")

@@ -7,9 +7,10 @@ end, to manifest.py.
 
 from __future__ import annotations
 
-from array import array
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from repositories.engine.columns import Array
 from repositories.engine.entries import BlockAddress, Chunk, Entry
+from repositories.engine.small_files import Xattrs
 from repositories.engine.walk import Stat
 
 RACY, TORN, ANCESTOR, HARD_LINKED = 1, 2, 4, 8
@@ -24,22 +26,44 @@ UNCHANGED, NEW, CHANGED = 0, 1, 2  # since the parent
 HOLE = 0xFFFFFFFF
 
 _T = TypeVar("_T", bytes, int, UUID)
-Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(slots=True)
-class Rows:
-    """New or changed entries, collected one by one. Chunks are flat: four integers each, origins by `origins`."""
+class Columns:
+    """What the walk found of consecutive entries, in columns of equal length."""
 
-    folders: list[bytes] = field(default_factory=list)
-    names: list[bytes] = field(default_factory=list)
-    stats: list[Stat] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    flags: list[int] = field(default_factory=list)
-    chunk_counts: list[int] = field(default_factory=list)
-    chunks: array[int] = field(default_factory=lambda: array("I"))
-    targets: dict[int, bytes] = field(default_factory=dict)
-    xattrs: dict[int, Xattrs] = field(default_factory=dict)
+    folders: list[bytes]
+    names: list[bytes]
+    mode: Array
+    links: Array  # how many names the file has
+    uid: Array
+    gid: Array
+    device: Array  # as it is, not an index
+    rdev: Array
+    inode: Array
+    size: Array
+    mtime: Array
+    ctime: Array
+
+    @classmethod
+    def of(cls, folders: list[bytes], names: list[bytes], stats: Sequence[Stat]) -> Columns:
+        def column(name: str, dtype: type) -> Array:
+            return np.fromiter(map(attrgetter(name), stats), dtype, len(stats))
+
+        return cls(
+            folders,
+            names,
+            column("st_mode", np.uint32),
+            column("st_nlink", np.uint64),
+            column("st_uid", np.uint32),
+            column("st_gid", np.uint32),
+            column("st_dev", np.uint64),
+            column("st_rdev", np.uint64),
+            column("st_ino", np.uint64),
+            column("st_size", np.uint64),
+            column("st_mtime_ns", np.int64),
+            column("st_ctime_ns", np.int64),
+        )
 
 
 @dataclass(slots=True)
@@ -141,32 +165,46 @@ class StoredChunks:
             yield Chunk(block, offset, length)
 
 
-def from_rows(rows: Rows, origins: list[UUID]) -> Segment:
+def from_columns(
+    columns: Columns,
+    flags: Array,
+    chunk_count: Array,
+    chunks: Array,
+    origins: list[UUID],
+    targets: dict[int, bytes],
+    xattrs: dict[int, Xattrs],
+) -> Segment:
     """`origins` is the session's table; it is narrowed to what is used when the segment is packed."""
     folders: dict[bytes, int] = {}
-    devices: dict[int, int] = {}
-    stats = rows.stats
+    devices, device = np.unique(columns.device, return_inverse=True)
     return Segment(
-        folder=np.array([folders.setdefault(f, len(folders)) for f in rows.folders], np.uint32),
+        folder=np.array([folders.setdefault(folder, len(folders)) for folder in columns.folders], np.uint32),
         folders=list(folders),
-        device=np.array([devices.setdefault(s.st_dev, len(devices)) for s in stats], np.uint32),
-        devices=list(devices),
+        device=device.astype(np.uint32),
+        devices=devices.tolist(),
         origins=origins,
-        names=rows.names,
-        mode=np.array([s.st_mode for s in stats], np.uint32),
-        flags=np.array(rows.flags, np.uint32),
-        uid=np.array([s.st_uid for s in stats], np.uint32),
-        gid=np.array([s.st_gid for s in stats], np.uint32),
-        inode=np.array([s.st_ino for s in stats], np.uint64),
-        size=np.array(rows.sizes, np.uint64),
-        mtime=np.array([s.st_mtime_ns for s in stats], np.int64),
-        ctime=np.array([s.st_ctime_ns for s in stats], np.int64),
-        chunk_count=np.array(rows.chunk_counts, np.uint32),
-        chunks=np.array(rows.chunks, np.uint32).reshape(-1, 4),
-        targets=rows.targets,
-        rdevs={row: s.st_rdev for row, s in enumerate(stats) if s.st_rdev},
-        xattrs=rows.xattrs,
+        names=columns.names,
+        mode=columns.mode,
+        flags=flags,
+        uid=columns.uid,
+        gid=columns.gid,
+        inode=columns.inode,
+        size=columns.size,
+        mtime=columns.mtime,
+        ctime=columns.ctime,
+        chunk_count=chunk_count,
+        chunks=chunks,
+        targets=targets,
+        rdevs={row: int(columns.rdev[row]) for row in np.flatnonzero(columns.rdev).tolist()},
+        xattrs=xattrs,
     )
+
+
+def without_rows(segment: Segment, rows: list[int]) -> Segment:
+    """The segment but for some rows."""
+    borders = [-1, *sorted(rows), len(segment)]
+    pieces = [(segment, before + 1, after) for before, after in itertools.pairwise(borders) if before + 1 < after]
+    return concat(pieces) if pieces else concat([(segment, 0, 0)])
 
 
 def concat(pieces: list[tuple[Segment, int, int]]) -> Segment:

@@ -1,40 +1,33 @@
 """What the comparison says becomes rows and blocks: files are read in batches, and the order of entries is kept.
 
-A batch ends at 4 MiB of small files, 1,000 entries or 8 kept segments; then its files are read, their content is
-placed, and its rows go to the manifest. Per file there is as little Python as possible: the loop of _read_all() is
-what a backup of many small files costs. Counting and warning happen here; what a chunk is, and whether it is stored
-already, is left to content.py.
+A batch ends at 4 MiB of small files, 1,000 entries or 8 kept segments; then its files are read, a few batches ahead of
+their use, their content is placed, and its rows go to the manifest. Per file there is as little Python as possible: a
+batch is handled in columns. Counting and warning happen here; who reads small files is left to read_ahead.py, what a
+chunk is, and whether it is stored already, to content.py.
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import stat
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 
 from repositories.engine import segments
+from repositories.engine.columns import Array
 from repositories.engine.compare import Event, Keep, Store
-from repositories.engine.content import (
-    RACY_NS,
-    SMALL_FILE_BYTES,
-    ContentReader,
-    NotRegular,
-    Packer,
-    is_same,
-    read_small,
-)
+from repositories.engine.content import RACY_NS, ContentReader, NotRegular, Packer, is_same
 from repositories.engine.errors import text
 from repositories.engine.layout import BLOCK_TARGET_BYTES
 from repositories.engine.manifest import ManifestBuilder
 from repositories.engine.observer import Observer
+from repositories.engine.read_ahead import BATCHES_AHEAD, ReadAhead, Ticket
 from repositories.engine.segments import (
     ANCESTOR,
     CHANGED,
@@ -43,20 +36,25 @@ from repositories.engine.segments import (
     RACY,
     TORN,
     UNCHANGED,
-    Rows,
+    Columns,
     Segment,
-    Xattrs,
+)
+from repositories.engine.small_files import (
+    ATTRIBUTES,
+    IDENTITY_BYTES,
+    LINK,
+    NOTHING,
+    SMALL,
+    SMALL_FILE_BYTES,
+    Answer,
+    Request,
 )
 from repositories.engine.walk import Stat
 
 _BATCH_ENTRIES = 1_000
 _BATCH_SEGMENTS = 8
-_BEAT_MASK = 63
-_NOT_FOR_US = frozenset((errno.EPERM, errno.EACCES, errno.ENODATA))
 _GONE = (FileNotFoundError, NotADirectoryError)
 _IFMT, _IFREG, _IFDIR, _IFLNK = 0o170000, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
-
-Content: TypeAlias = "bytes | array[int] | None"  # of a small file; the chunks of a large one; nothing
 
 
 @dataclass(slots=True)
@@ -87,10 +85,33 @@ class _Batch:
         )
 
 
+@dataclass(slots=True)
+class _Begun:
+    """A batch whose small files are being read."""
+
+    columns: Columns
+    kinds: Array
+    stats: list[Stat]
+    new: list[bool]
+    keeps: list[tuple[int, Keep]]
+    now_ns: int
+    ticket: Ticket
+
+
+@dataclass(slots=True)
+class _Contents:
+    """Of each entry of a batch: flags, and its chunks if it was read here; those of small files are filled in later."""
+
+    flags: Array
+    chunks: dict[int, array[int]] = field(default_factory=dict)
+    small: dict[int, bytes] = field(default_factory=dict)  # content of small files that were read carefully
+    lost: list[int] = field(default_factory=list)
+
+
 class Storer:
     """Takes the events of compare() in order. `clock` is the time of day in ns; `beat` may raise Cancelled.
 
-    `pause` is called when everything that came so far is in the manifest.
+    `pause` is called when everything that came so far is in the manifest, or will be read again.
     """
 
     def __init__(
@@ -98,6 +119,7 @@ class Storer:
         builder: ManifestBuilder,
         reader: ContentReader,
         packer: Packer,
+        ahead: ReadAhead,
         observer: Observer,
         clock: Callable[[], int],
         beat: Callable[[], None],
@@ -107,9 +129,9 @@ class Storer:
         self.news: list[tuple[int, int]] = []  # what became of the entries in order: (UNCHANGED, NEW or CHANGED, count)
         self.current_path = b""
         self.source_seconds = 0.0
-        self._builder, self._reader, self._packer = builder, reader, packer
+        self._builder, self._reader, self._packer, self._ahead = builder, reader, packer, ahead
         self._observer, self._clock, self._beat, self._pause = observer, clock, beat, pause
-        self._without_xattrs: set[int] = set()
+        self._begun: deque[_Begun] = deque()
         self._linked: dict[tuple[int, int], tuple[Stat, array[int]]] = {}
 
     def take_all(self, events: Iterable[Event]) -> None:
@@ -117,7 +139,7 @@ class Storer:
         stores = batch.stores
         for event in events:
             if isinstance(event, Keep):
-                if not stores:
+                if not stores and not self._begun:
                     self._keep(event)
                     continue
                 batch.keeps.append((len(stores), event))
@@ -128,121 +150,151 @@ class Storer:
                 if size <= SMALL_FILE_BYTES:
                     batch.small_bytes += size
             if batch.is_full():
-                self._store(batch)
+                self._begin(batch)
                 batch = _Batch()
                 stores = batch.stores
-        self._store(batch)
+        self._begin(batch)
+        while self._begun:
+            self._finish(self._begun.popleft())
 
-    def _store(self, batch: _Batch) -> None:
-        """Read the files of the batch, place their content, and give all rows to the manifest in order."""
-        if not batch.stores:
-            return
+    def _begin(self, batch: _Batch) -> None:
+        """Have the small files of the batch read; finish those before it that are read, or are too many."""
+        if batch.stores or batch.keeps:
+            self._begun.append(self._asked_for(batch))
+        while self._begun and (len(self._begun) > BATCHES_AHEAD or self._ahead.is_ready(self._begun[0].ticket)):
+            self._finish(self._begun.popleft())
+
+    def _asked_for(self, batch: _Batch) -> _Begun:
+        self._beat()
+        found = [store[0] for store in batch.stores]
+        stats = [one[2] for one in found]
+        columns = Columns.of([one[0] for one in found], [one[1] for one in found], stats)
+        kinds = _kinds(columns, [one[3] for one in found])
+        if found:
+            self.current_path = columns.folders[0] + columns.names[0]
         now_ns = self._clock()
-        rows, contents, new, lost = self._read_all(batch.stores)
-        addresses = iter(self._packer.place_all([content for content in contents if isinstance(content, bytes)]))
-        for content in contents:
-            if content is None:
-                rows.chunk_counts.append(0)
-            elif isinstance(content, bytes):
-                rows.chunk_counts.append(1)
-                rows.chunks.extend(next(addresses))
-            else:
-                rows.chunk_counts.append(len(content) // 4)
-                rows.chunks.extend(content)
-        segment = segments.from_rows(rows, self._builder.origins())
-        recent = np.maximum(segment.mtime, segment.ctime) > now_ns - RACY_NS
-        segment.flags |= np.where(recent & (segment.mode & _IFMT != _IFDIR), np.uint32(RACY), np.uint32(0))
-        segment.news = np.where(np.array(new, bool), np.uint32(NEW), np.uint32(CHANGED))
-        self._hand_over(segment, batch.keeps, lost)
+        ticket = self._ahead.begin(_request(columns, kinds))
+        return _Begun(columns, kinds, stats, [store[1] for store in batch.stores], batch.keeps, now_ns, ticket)
+
+    def _finish(self, begun: _Begun) -> None:
+        """Place the content of the batch, and give all rows to the manifest in order."""
+        answer = self._ahead.wait(begun.ticket)
+        started = time.perf_counter()
+        contents = self._read_rest(begun, answer)
+        self.source_seconds += answer.seconds + time.perf_counter() - started
+        segment = self._segment(begun, answer, contents)
+        self._ahead.release(begun.ticket)
+        boundaries = answer.boundaries
+        if contents.lost:
+            segment, boundaries = _without(segment, boundaries, contents.lost)
+        self._hand_over(segment, boundaries, begun.keeps, contents.lost)
         self._reader.begun.clear()
         self._pause()
 
-    def _hand_over(self, segment: Segment, keeps: list[tuple[int, Keep]], lost: list[int]) -> None:
+    def _segment(self, begun: _Begun, answer: Answer, contents: _Contents) -> Segment:
+        """All rows of the batch, their content placed."""
+        columns, count = begun.columns, len(begun.columns.names)
+        chunk_count, chunks = self._place(begun, answer, contents)
+        segment = segments.from_columns(
+            columns, contents.flags, chunk_count, chunks, self._builder.origins(), answer.targets, answer.xattrs
+        )
+        segment.size = np.where(columns.mode & _IFMT == _IFREG, columns.size, np.uint64(0))
+        recent = np.maximum(segment.mtime, segment.ctime) > begun.now_ns - RACY_NS
+        segment.flags |= np.where(recent & (segment.mode & _IFMT != _IFDIR), np.uint32(RACY), np.uint32(0))
+        segment.news = np.where(np.fromiter(begun.new, bool, count), np.uint32(NEW), np.uint32(CHANGED))
+        return segment
+
+    def _place(self, begun: _Begun, answer: Answer, contents: _Contents) -> tuple[Array, Array]:
+        """The number of chunks of each entry, and all chunks; new content goes into blocks."""
+        read = np.flatnonzero(begun.kinds == SMALL)
+        missed = [number for number, _ in answer.lost] + answer.changed
+        read = np.setdiff1d(read, missed, assume_unique=True) if missed else read
+        joined = answer.identities
+        names = [joined[at : at + IDENTITY_BYTES] for at in range(0, len(joined), IDENTITY_BYTES)]
+        sizes = begun.columns.size[read].tolist()
+        addresses = self._packer.place_run(names, sizes, self._ahead.content(begun.ticket))
+        chunk_count = np.zeros(len(begun.columns.names), np.uint32)
+        chunk_count[read] = 1
+        careful = list(contents.small)
+        for number, address in zip(careful, self._packer.place_all(list(contents.small.values())), strict=True):
+            contents.chunks[number] = array("I", address)
+        for number, more in contents.chunks.items():
+            chunk_count[number] = len(more) // 4
+        small = np.array(addresses, np.uint32).reshape(-1, 4)
+        if not contents.chunks:
+            return chunk_count, small
+        starts = np.cumsum(chunk_count, dtype=np.int64) - chunk_count
+        chunks = np.zeros((int(chunk_count.sum()), 4), np.uint32)
+        chunks[starts[read]] = small
+        for number, more in contents.chunks.items():
+            start = int(starts[number])
+            chunks[start : start + len(more) // 4] = np.frombuffer(more, np.uint32).reshape(-1, 4)
+        return chunk_count, chunks
+
+    def _hand_over(
+        self, segment: Segment, boundaries: list[int], keeps: list[tuple[int, Keep]], lost: list[int]
+    ) -> None:
         """`keeps` count the entries that were to be stored; `lost` are those among them that could not be."""
         start = 0
         for position, keep in keeps:
             end = position - sum(1 for number in lost if number < position)
-            self._add(segment, start, end)
+            self._add(segment, start, end, boundaries)
             self._keep(keep)
             start = end
-        self._add(segment, start, len(segment))
+        self._add(segment, start, len(segment), boundaries)
 
-    def _add(self, segment: Segment, start: int, end: int) -> None:
+    def _add(self, segment: Segment, start: int, end: int, boundaries: list[int]) -> None:
         self._count(segment, start, end)
-        self._builder.add(segment, start, end)
+        self._builder.add(segment, start, end, boundaries)
 
-    def _read_all(self, stores: list[Store]) -> tuple[Rows, list[Content], list[bool], list[int]]:
-        """Rows without their chunks, their contents, which are new, and the numbers of those that were lost."""
-        rows, new, lost = Rows(), [], []
-        contents: list[Content] = []
-        names, without_xattrs = rows.names, self._without_xattrs
-        started, bytes_read = time.perf_counter(), 0
-        for number, ((folder, name, found, ancestor), is_new) in enumerate(stores):
-            if not number & _BEAT_MASK:
-                self.current_path = folder + name
-                self._beat()
-            path = b"/" + folder + name
-            mode, size, flags = found.st_mode, found.st_size, 0
-            content: Content = None
+    def _read_rest(self, begun: _Begun, answer: Answer) -> _Contents:
+        """What small_files.py left: large files, linked ones, those that changed. Warnings come in order."""
+        columns, stats = begun.columns, begun.stats
+        ancestors = begun.kinds == NOTHING
+        contents = _Contents(np.where(ancestors, np.uint32(ANCESTOR), np.uint32(0)))
+        lost = dict(answer.lost)
+        large = (columns.mode & _IFMT == _IFREG) & ((columns.size > SMALL_FILE_BYTES) | (columns.links > 1))
+        careful = {*np.flatnonzero(large).tolist(), *answer.changed}
+        for number in sorted({*careful, *lost, *answer.closed_xattrs}):
+            path = b"/" + columns.folders[number] + columns.names[number]
+            self.current_path = path[1:]
             try:
-                if mode & _IFMT == _IFREG:
-                    if 0 < size <= SMALL_FILE_BYTES and found.st_nlink == 1:
-                        content = read_small(path, found)
-                        bytes_read += size
-                    if content is None and (size or found.st_nlink > 1):
-                        found, size, flags, content = self._read_carefully(path, found)
-                else:
-                    size = 0
-                    if ancestor:
-                        flags = ANCESTOR
-                    elif mode & _IFMT == _IFLNK:
-                        rows.targets[len(names)] = os.readlink(path)
+                if number in lost:
+                    raise OSError(lost[number], os.strerror(lost[number]))
+                if number in answer.closed_xattrs:
+                    self._warn("xattrs-unreadable", path, "has extended attributes that cannot be read")
+                if number in careful:
+                    self._read_carefully(number, path, stats[number], columns, contents)
             except OSError as error:
                 self._warn_lost(path, error)
-                lost.append(number)
-                continue
-            if not ancestor and found.st_dev not in without_xattrs and (xattrs := self._xattrs(path, found.st_dev)):
-                rows.xattrs[len(names)] = xattrs
-            rows.folders.append(folder)
-            names.append(name)
-            rows.stats.append(found)
-            rows.sizes.append(size)
-            rows.flags.append(flags)
-            contents.append(content)
-            new.append(is_new)
-        self._reader.bytes_read += bytes_read
-        self.source_seconds += time.perf_counter() - started
-        return rows, contents, new, lost
+                contents.lost.append(number)
+        self._reader.bytes_read += int(columns.size[begun.kinds == SMALL].sum()) - int(
+            columns.size[list({*answer.changed, *lost})].sum()
+        )
+        return contents
 
-    def _read_carefully(self, path: bytes, expected: Stat) -> tuple[Stat, int, int, Content]:
-        """Large, linked, and changed files: (what was found, bytes read, flags, content). Raises OSError."""
+    def _read_carefully(self, number: int, path: bytes, expected: Stat, columns: Columns, contents: _Contents) -> None:
+        """Large, linked, and changed files. Raises OSError."""
+        self._beat()
         linked = HARD_LINKED if expected.st_nlink > 1 else 0
+        contents.flags[number] |= linked
         known = self._linked.get((expected.st_dev, expected.st_ino)) if linked else None
         if known is not None and is_same(known[0], expected):
-            return expected, expected.st_size, linked, known[1]
+            contents.chunks[number] = known[1]
+            return
         if not expected.st_size:
-            return expected, 0, linked, None
+            return
         read = self._reader.read(path, expected)
-        flags = linked
+        _replace_row(columns, number, read.stat, read.size)
+        if isinstance(read.content, array):
+            contents.chunks[number] = read.content
+        elif read.content:
+            contents.small[number] = read.content
         if read.torn:
-            flags |= TORN | RACY
+            contents.flags[number] |= TORN | RACY
             self._warn("changed", path, "changed while it was read; the next session reads it again")
         elif linked and isinstance(read.content, array):
             self._linked[expected.st_dev, expected.st_ino] = (read.stat, read.content)
-        return read.stat, read.size, flags, read.content
-
-    def _xattrs(self, path: bytes, device: int) -> Xattrs:
-        try:
-            names = os.listxattr(path, follow_symlinks=False)
-            if not names:
-                return ()
-            return tuple((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names))
-        except OSError as error:
-            if error.errno == errno.ENOTSUP:
-                self._without_xattrs.add(device)
-            elif error.errno not in _NOT_FOR_US and not isinstance(error, _GONE):
-                self._warn("xattrs-unreadable", path, "has extended attributes that cannot be read")
-        return ()
 
     def _keep(self, keep: Keep) -> None:
         segment, start, end, shared = keep
@@ -289,3 +341,47 @@ class Storer:
 
     def _warn(self, code: str, path: bytes, what: str) -> None:
         self._observer.warn(code, path[1:], f"{text(path)} {what}.")
+
+
+def _kinds(columns: Columns, ancestors: list[bool]) -> Array:
+    """What small_files.py is to do with each entry."""
+    formats = columns.mode & _IFMT
+    kinds = np.full(len(columns.names), ATTRIBUTES, np.uint8)
+    kinds[formats == _IFLNK] = LINK
+    regular = (formats == _IFREG) & (columns.links == 1)
+    kinds[regular & (columns.size > 0) & (columns.size <= SMALL_FILE_BYTES)] = SMALL
+    kinds[np.fromiter(ancestors, bool, len(kinds))] = NOTHING
+    return kinds
+
+
+def _request(columns: Columns, kinds: Array) -> Request:
+    runs = [(b"/" + folder, len(list(same))) for folder, same in itertools.groupby(columns.folders)]
+    return Request(
+        runs,
+        b"\0".join(columns.names),
+        kinds.tobytes(),
+        columns.size.tobytes(),
+        columns.inode.tobytes(),
+        columns.mtime.tobytes(),
+        columns.ctime.tobytes(),
+        columns.device.tobytes(),
+    )
+
+
+def _replace_row(columns: Columns, number: int, found: Stat, size: int) -> None:
+    """A file is what it was when it was opened, not what the walk saw; `size` is what was read."""
+    columns.mode[number], columns.links[number] = found.st_mode, found.st_nlink
+    columns.uid[number], columns.gid[number] = found.st_uid, found.st_gid
+    columns.device[number], columns.rdev[number] = found.st_dev, found.st_rdev
+    columns.inode[number], columns.size[number] = found.st_ino, size
+    columns.mtime[number], columns.ctime[number] = found.st_mtime_ns, found.st_ctime_ns
+
+
+def _without(segment: Segment, boundaries: list[int], lost: list[int]) -> tuple[Segment, list[int]]:
+    """The segment, and where it ends, without the lost rows."""
+    gone, news = set(lost), segment.news
+    kept = np.array([row not in gone for row in range(len(segment))], bool)
+    shorter = segments.without_rows(segment, lost)
+    shorter.news = None if news is None else news[kept]
+    number = np.cumsum(kept) - 1
+    return shorter, [int(number[row]) for row in boundaries if row not in gone]

@@ -28,7 +28,7 @@ from repositories.engine.head import Head
 from repositories.engine.identities import Address, Identities, identity_key, pack_parts
 from repositories.engine.keyring import pack_keyring
 from repositories.engine.layout import BLOCK_TARGET_BYTES, NO_ITEM, VERSION, ItemKind
-from repositories.engine.manifest import Boundaries, Facts, ManifestBuilder, Root, RunRow, pack_root
+from repositories.engine.manifest import Facts, ManifestBuilder, Root, RunRow, boundary_key, pack_root
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import BackupOrder, FreeSpace, Kind, Level, ParentPoint, Written, check_order
 from repositories.engine.reader import FileKey, Point, open_point
@@ -113,12 +113,13 @@ class _Synthesis:
         writer = self._writer
         self._identities = Identities(list)
         self._packer = Packer(writer, self._identities, identity_key(self._chain_key))
-        self._builder = ManifestBuilder(writer, Boundaries(self._chain_key), {self._order.file_id: 0})
+        self._builder = ManifestBuilder(writer, boundary_key(self._chain_key), {self._order.file_id: 0})
         for number in range(len(self._parent.root.segments)):
             self._beat()
             segment = self._parent.segment(number)
             self._path = segment.path(0)
-            self._builder.add(self._stored_anew(segment), 0, len(segment))
+            anew = self._stored_anew(segment)
+            self._builder.add(anew, 0, len(anew), self._builder.boundaries_of(anew))
             self._files += len(segment)
         self._packer.flush()
 

@@ -17,7 +17,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,9 @@ from repositories.engine.layout import (
     pack_trailer,
 )
 from repositories.engine.seal import Statement, pack_seal
-from repositories.engine.sealing import METADATA_LEVEL, EpochSealer, pack_payload
+from repositories.engine.sealing import METADATA_LEVEL, EpochSealer, Level, pack_payload
 
-Buffer = bytes | bytearray | memoryview
+Raw = bytes | memoryview
 UNFINISHED_SUFFIX = ".part"
 _SPACE_CHECK_BYTES = 16 * 1024 * 1024
 
@@ -92,7 +92,7 @@ class FileWriter:
         folder: Path,
         head: Head,
         file_key: bytes | None,
-        level: int | None,
+        level: Level,
         reserve: Reserve,
         threads: int,
         adopted: tuple[int, WrittenPart] | None = None,
@@ -144,16 +144,16 @@ class FileWriter:
     def reserve_block(self) -> int:
         return self._new_number(ItemKind.BLOCK)
 
-    def add_block(self, number: int, parts: Sequence[Buffer]) -> None:
-        """Seal and append a reserved block in the background; waits only while many others do.
+    def add_block(self, number: int, raw: memoryview, done: Callable[[], None]) -> None:
+        """Seal and append a reserved block in the background, and call `done` when `raw` is not needed any more.
 
-        Raises what an earlier item raised (OutOfSpace, RepositoryUnwritable).
+        Waits only while many others do. Raises what an earlier item raised (OutOfSpace, RepositoryUnwritable).
         """
-        self._submit(ItemKind.BLOCK, number, parts, self._level)
+        self._submit(ItemKind.BLOCK, number, raw, self._level, done)
 
     def add_metadata(self, kind: ItemKind, raw: bytes) -> int:
         number = self._new_number(kind)
-        self._submit(kind, number, (raw,), METADATA_LEVEL)
+        self._submit(kind, number, raw, METADATA_LEVEL, _nothing)
         return number
 
     def add_checkpoint(self, raw: bytes) -> int:
@@ -250,10 +250,10 @@ class FileWriter:
             os.close(self._fd)
             self._fd = -1
 
-    def _submit(self, kind: ItemKind, number: int, parts: Sequence[Buffer], level: int | None) -> None:
+    def _submit(self, kind: ItemKind, number: int, raw: Raw, level: Level, done: Callable[[], None]) -> None:
         while len(self._pending) > self._threads:
             self._take_oldest()
-        self._pending.append(self._pool.submit(self._seal_and_append, kind, number, parts, level))
+        self._pending.append(self._pool.submit(self._seal_and_append, kind, number, raw, level, done))
 
     def _take_oldest(self) -> None:
         self._pending.popleft().result()
@@ -268,10 +268,11 @@ class FileWriter:
             self._lengths.append(0)
         return number
 
-    def _seal_and_append(self, kind: ItemKind, number: int, parts: Sequence[Buffer], level: int | None) -> None:
+    def _seal_and_append(self, kind: ItemKind, number: int, raw: Raw, level: Level, done: Callable[[], None]) -> None:
         start = time.perf_counter()
-        raw = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
-        sealed = self._sealer.seal(kind, number, pack_payload(raw, level))
+        payload = pack_payload(raw, level)
+        done()
+        sealed = self._sealer.seal(kind, number, payload)
         sealed_at = time.perf_counter()
         header = pack_record_header(kind, self.epoch.number, number, len(sealed))
         with self._lock:
@@ -345,6 +346,10 @@ class FileWriter:
             os.fsync(self._fd)
         except OSError as error:
             raise unwritable(self.path, error) from error
+
+
+def _nothing() -> None:
+    """For raw content that nobody waits for."""
 
 
 def check_free_space(folder: Path, reserve: Reserve, needed_bytes: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from repositories.engine import manifest
+from repositories.engine import manifest, small_files
 from repositories.engine.backup import Kind
 from repositories.engine.entries import EntryType
 from repositories.engine.errors import NothingToRestore
@@ -33,7 +33,7 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path, source: Path) -> Chain
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of about 32 entries, so that a thousand files make many."""
-    monkeypatch.setattr(manifest, "BOUNDARY_MODULUS", 32)
+    monkeypatch.setattr(small_files, "BOUNDARY_MODULUS", 32)
     monkeypatch.setattr(manifest, "MAX_ENTRIES", 500)
 
 

@@ -265,7 +265,9 @@ class Meddling:
         whole = getattr(os, call)
 
         def wrapper(given: object, *args: object, **kwargs: object) -> object:
-            matches = isinstance(given, bytes) and given.rstrip(b"/") == os.fsencode(path)
+            folder = kwargs.get("dir_fd")
+            above = b"" if folder is None else os.fsencode(os.readlink(f"/proc/self/fd/{folder}")) + b"/"
+            matches = isinstance(given, bytes) and (above + given).rstrip(b"/") == os.fsencode(path)
             if matches:
                 first()
             result = whole(given, *args, **kwargs)
