@@ -15,6 +15,7 @@ from types import FrameType
 
 from tests.bench import trees
 from tests.bench.figures import Figures, load, machine
+from tests.bench.measuring import CommandFailed
 from tests.bench.memory import measure_memory
 from tests.bench.rows import Order, Runs, measure_tree, say
 from tests.bench.table import render
@@ -23,23 +24,27 @@ from tests.bench.tools import PREPARED, STEPS, engine_environment, installed, mi
 PARTS = ("rows", "memory", "numbers")
 NUMBERS_OF = ("1000000", "1000")  # files of the large point, points of the long chain
 QUICK_NUMBERS_OF = ("500", "20")
-NUMBERS_ROOM_BYTES = 9 << 30
+NUMBERS_ROOM = (9 << 30, 1_200_000)  # bytes, files
+QUICK_NUMBERS_ROOM = (1 << 28, 10_000)
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     options = arguments()
     figures = begin(options)
+    failures: list[CommandFailed] = []
     if "rows" in options.parts:
         order = order_of(options)
         for key in options.trees:
-            measure_tree(trees.TREES[key], order, figures)
+            failures += measure_tree(trees.TREES[key], order, figures)
     if "memory" in options.parts:
         measure_memory(figures, quick=options.quick, work=options.work)
     if "numbers" in options.parts:
         measure_numbers(figures, quick=options.quick, work=options.work)
     sys.stdout.write(render(figures.content))
-    return 0
+    for failure in failures:
+        say(str(failure).partition("\n")[0])
+    return 1 if failures else 0
 
 
 def stop(_number: int, _frame: FrameType | None) -> None:
@@ -112,7 +117,7 @@ def measure_numbers(figures: Figures, *, quick: bool, work: Path | None) -> None
     if figures.part("numbers"):
         return
     say("further numbers")
-    folder = trees.work_folder(NUMBERS_ROOM_BYTES if not quick else 1 << 28, work)
+    folder = trees.work_folder(*(QUICK_NUMBERS_ROOM if quick else NUMBERS_ROOM), work)
     command = [sys.executable, "-m", "tests.bench.numbers", str(folder), *(QUICK_NUMBERS_OF if quick else NUMBERS_OF)]
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=engine_environment()) as process:

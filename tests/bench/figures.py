@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench.tools import engine_environment, run_python
+from tests.bench.tools import TOOLS, engine_environment, run_python
 
 Figure = dict[str, Any]
 LIBRARIES = """
@@ -123,12 +123,11 @@ class Row:
 
 
 def rows(content: Figure, tree: str, steps: Iterable[str]) -> list[Row]:
-    """By step, and there in the order in which the tools were measured."""
+    """By step, and there the engine first, then the peers, then what they are compared with."""
     of_tree = [figure for figure in content.get("measurements", []) if figure["tree"] == tree]
-    tools = list(dict.fromkeys(figure["tool"] for figure in of_tree))
     found = []
     for step in steps:
-        for tool in tools:
+        for tool in TOOLS:
             runs = [figure for figure in of_tree if (figure["step"], figure["tool"]) == (step, tool)]
             if runs:
                 found.append(row(runs))

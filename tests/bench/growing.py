@@ -22,7 +22,7 @@ from repositories.engine.backup import BackupOrder, FreeSpace, Kind, ParentPoint
 from repositories.engine.observer import Silent
 from tests.bench.generated import FILES_A_FOLDER, share_out, small_files
 
-GROWTH = 4  # the power: of a chain's files a tenth is there after half of its points
+GROWTH = 8  # the power: of a chain's files a tenth is there after three quarters of its points
 PAST_SETTLING_NS = 10_000_000_000
 GENERATED_AT_ONCE = 10_000
 

@@ -20,6 +20,7 @@ POINTS = (1, 30, 300)
 QUICK_FILES = (100, 1_000)
 QUICK_POINTS = (1, 3)
 ROOM_BYTES_A_FILE = 12_000  # the tree, the repository and the restored tree, in pages of 4 KiB
+ROOM_FILES_A_FILE = 3
 SESSIONS = ("backup", "restore")
 
 
@@ -29,7 +30,7 @@ def measure_memory(figures: Figures, *, quick: bool, work: Path | None) -> None:
             if all(figures.has("memory", files=files, points=points, session=session) for session in SESSIONS):
                 continue
             say(f"memory: {files:,} files, {points} points")
-            folder = trees.work_folder(files * ROOM_BYTES_A_FILE, work)
+            folder = trees.work_folder(files * ROOM_BYTES_A_FILE, files * ROOM_FILES_A_FILE, work)
             try:
                 for session, measured in measure_chain(folder, files, points, quick=quick).items():
                     put(figures, files, points, session, measured)

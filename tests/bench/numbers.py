@@ -16,12 +16,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
+from keys.crypto_slots import PasswordRecipient
 from repositories.engine.chains import scan_chain
 from repositories.engine.entries import Entry
+from repositories.engine.head import Head
+from repositories.engine.order import Written
 from repositories.engine.reader import FileKey, Kek, open_point
 from repositories.engine.rewrap import rewrap
 from tests.bench.changes import Changes, of_tree
@@ -79,7 +83,7 @@ def large_point(folder: Path, files: int) -> Iterator[Number]:
     draw = random.Random(3)
     folders = sorted(path for path in chain.source.glob("*/*") if path.is_dir())
     wanted = [inside(path) for path in draw.choices(folders, k=SAMPLES)]
-    spent = [timed_ms(lambda path=path: open_folder(chain, path)) for path in wanted]
+    spent = [timed_ms(partial(open_folder, chain, path)) for path in wanted]
     title = f"opening a folder of a point of {files:,} files, the {CHAIN_POINTS}th of its chain"
     slowest = f"median of {SAMPLES} folders of {FILES_A_FOLDER} files; the slowest {max(spent):.0f} ms"
     yield number("folder", title, median(spent), "ms", 200, slowest)
@@ -93,9 +97,14 @@ def inside(path: Path) -> bytes:
     return os.fsencode(path)[1:]
 
 
+def key_of(written: Written) -> FileKey:
+    assert written.file_key is not None  # these chains are encrypted
+    return FileKey(written.file_key)
+
+
 def open_folder(chain: Chain, path: bytes) -> list[Entry]:
     newest = chain.points[-1]
-    with open_point(newest.path, FileKey(newest.file_key)) as point:
+    with open_point(newest.path, key_of(newest)) as point:
         return point.list_folder(path)
 
 
@@ -135,18 +144,19 @@ def long_chain(folder: Path, points: int) -> Iterator[Number]:
 def catalogue(chain: Chain) -> int:
     """What a rescan does: find every file, open it with the keys of the newest one, take what it says."""
     newest, place = chain.points[-1], chain.repository / str(chain.chain_id)
-    with open_point(newest.path, FileKey(newest.file_key)) as point:
-        keys = {**point.earlier_file_keys, newest.file_id: newest.file_key}
+    with open_point(newest.path, key_of(newest)) as point:
+        keys = {**point.earlier_file_keys, newest.file_id: key_of(newest).value}
     files = 0
     for found in scan_chain(place).files:
+        assert found.head is not None  # nothing here is damaged
         with open_point(found.path, FileKey(keys[found.head.file_id])) as point:
             files += point.summary.files
     return files
 
 
-def exchange(chain: Chain, path: Path, new: object) -> None:
+def exchange(chain: Chain, path: Path, new: PasswordRecipient) -> Head:
     old = chain.recipient
-    rewrap(path, Kek(old.kek), add=(new,), remove=((old.record, old.version),))
+    return rewrap(path, Kek(old.kek), add=(new,), remove=((old.record, old.version),))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from tests.bench import trees
 from tests.bench.changes import Changes, of_tree
 from tests.bench.figures import Figures
-from tests.bench.measuring import Measured
+from tests.bench.measuring import CommandFailed, Measured
 from tests.bench.tools import Restoring, Tool
 
 POINTS = 30
@@ -65,21 +66,30 @@ class Order:
         return QUICK_POINTS if self.quick else POINTS
 
 
-def measure_tree(tree: trees.Tree, order: Order, figures: Figures) -> None:
-    """All runs of all tools that are not among the figures yet. Raises SystemExit if the stored tree is another one."""
+def measure_tree(tree: trees.Tree, order: Order, figures: Figures) -> list[CommandFailed]:
+    """All runs of all tools that are not among the figures yet; returns what failed, which does not stop the others.
+
+    Raises SystemExit if the stored tree is another one, or a restored one is.
+    """
+    failures: list[CommandFailed] = []
     due = list(due_runs(tree, order, figures))
     if not due:
         say(f"tree {tree.key}: all figures are there")
-        return
-    room_bytes = 1 << 30 if order.quick else tree.room_bytes
-    work = trees.work_folder(room_bytes, order.work)
+        return failures
+    room = (1 << 30, 100_000) if order.quick else (tree.room_bytes, tree.room_files)
+    work = trees.work_folder(*room, order.work)
     try:
         say(f"tree {tree.key}: making {tree.title}")
         bench = Bench.make(tree, order, work, figures)
         for tool, number in due:
-            bench.run(tool, number)
+            try:
+                bench.run(tool, number)
+            except CommandFailed as failure:
+                say(str(failure))
+                failures.append(failure)
     finally:
         trees.remove(work)
+    return failures
 
 
 def due_runs(tree: trees.Tree, order: Order, figures: Figures) -> Iterator[tuple[Tool, int]]:
@@ -200,11 +210,11 @@ class ToolRun:
         self.before_bytes = self.stored_bytes()
 
     def restore(self, path: Path, step: str, run: int) -> None:
-        tool: Restoring = self.tool
+        tool = cast(Restoring, self.tool)  # only such ones have these steps
         into = self.folder / "restored"
         whole = path == self.bench.root
         measured = tool.restore(self.folder, into, self.points, None if whole else path)
-        wanted, found = trees.measure(path), trees.measure(into)
+        wanted, found = self.bench.size if whole else trees.measure(path), trees.measure(into)
         if found != wanted:
             raise SystemExit(f"{tool.name} restored {found}, but the tree has {wanted}.")
         trees.remove(into)

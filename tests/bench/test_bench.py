@@ -13,9 +13,9 @@ import pytest
 
 from tests.bench import memory, numbers, trees
 from tests.bench.figures import Figures
-from tests.bench.measuring import CommandFailed, Sampler, run
-from tests.bench.rows import Runs, check_same
-from tests.bench.tools import PEERS, PROJECT, STEPS, installed, plain_environment
+from tests.bench.measuring import CommandFailed, Measured, Sampler, run
+from tests.bench.rows import Order, Runs, check_same, measure_tree
+from tests.bench.tools import PEERS, PROJECT, STEPS, Engine, Limit, installed, plain_environment
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -61,6 +61,27 @@ def test_figures_of_another_tree_are_not_gone_on_with() -> None:
     check_same({**stored, "where": "disk"}, Figures(content={"trees": [stored]}))
     with pytest.raises(SystemExit, match="are of another one"):
         check_same({**stored, "files": 21}, Figures(content={"trees": [stored]}))
+
+
+class Broken(Engine):
+    """A peer that cannot write."""
+
+    name = "borg"
+
+    def backup(self, folder: Path, source: Path, number: int) -> Measured:
+        return run([sys.executable, "-c", "raise SystemExit('no space')"], plain_environment(), folder)
+
+
+def test_a_tool_that_fails_has_no_rows_and_does_not_stop_the_others(tmp_path: Path) -> None:
+    source, work, figures = tmp_path / "source", tmp_path / "work", Figures()
+    (source / "folder").mkdir(parents=True)
+    (source / "folder" / "file").write_text("content")
+    work.mkdir()
+    order = Order(True, Runs(1), STEPS, [Broken(), Limit()], [source], work)
+    failures = measure_tree(trees.TREES["a"], order, figures)
+    assert [str(failure).splitlines()[-1] for failure in failures] == ["no space"]
+    assert [figure["tool"] for figure in figures.part("measurements")] == ["limit"]
+    assert list(work.iterdir()) == []
 
 
 @pytest.mark.parametrize("peer", PEERS)

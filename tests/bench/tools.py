@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PREPARED = PROJECT / "build" / "bench"  # where `make bench` puts peers
 STEPS = ("full", "unchanged", "changed", "restore", "folder")
 PEERS = ("restic", "borg")
+TOOLS = ("backupsite", *PEERS, "backupsite --plain", "limit")
 
 
 class Tool(Protocol):
@@ -57,8 +58,8 @@ class Engine:
     """Backupsite's own engine through its command line, encrypted, with its default level."""
 
     name = "backupsite"
-    steps = STEPS
-    secret = ("--password-file", "password")
+    steps: tuple[str, ...] = STEPS
+    secret: tuple[str, ...] = ("--password-file", "password")
 
     def __init__(self, level: str | None = None) -> None:
         self._level = ["--level", level] if level else []
@@ -87,7 +88,7 @@ class PlainEngine(Engine):
     """The same without encryption: what encryption costs."""
 
     name = "backupsite --plain"
-    steps = ("full",)
+    steps: tuple[str, ...] = ("full",)
     secret = ("--plain",)
 
 
@@ -95,7 +96,7 @@ class Limit:
     """The same bytes through zstd, AES-GCM and write with nothing around them, on two threads."""
 
     name = "limit"
-    steps = ("full",)
+    steps: tuple[str, ...] = ("full",)
 
     def __init__(self, level: str | None = None) -> None:
         self._level = level or ""
@@ -116,7 +117,7 @@ class Limit:
 
 class Restic:
     name = "restic"
-    steps = STEPS
+    steps: tuple[str, ...] = STEPS
 
     def __init__(self, program: str) -> None:
         self._program = program
@@ -144,7 +145,7 @@ class Restic:
 
 class Borg:
     name = "borg"
-    steps = STEPS
+    steps: tuple[str, ...] = STEPS
 
     def __init__(self, program: str) -> None:
         self._program = program

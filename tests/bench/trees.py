@@ -37,34 +37,31 @@ class Size:
 
 @dataclass(frozen=True)
 class Tree:
-    """`amount` is what generated.py is asked for; a tree without a kind is a copy of real folders. `room_bytes` is what
-    the tree, one repository and one restored tree need, where a tool keeps no holes.
+    """`amount` is what generated.py is asked for; a tree without a kind is a copy of real folders. `room_bytes` and
+    `room_files` are what the tree, one repository and one restored tree need, where a tool keeps no holes.
     """
 
     key: str
     title: str
     change: str  # what the step "changed" does before
     room_bytes: int
+    room_files: int
     kind: str = ""
     amount: int = 0
     quick_amount: int = 0
 
 
+SOME_FILES = "1 % of the files get 64 other bytes each"
+SOME_AREAS = "of 5 % of its areas of 1 MiB the first 4 to 64 KiB are others"
+ONE_FILE = "64 other bytes in 1 of 64 files"
+IMAGE_TITLE = "a disk image: 40 % holes, 30 % text, 30 % noise"
 TREES = {
     tree.key: tree
     for tree in (
-        Tree("a", "real system files", "1 % of the files get 64 other bytes each", 9 * GIB),
-        Tree("b", "small files", "1 % of the files get 64 other bytes each", 13 * GIB, "small", 1_000_000, 1_000),
-        Tree(
-            "c",
-            "a disk image: 40 % holes, 30 % text, 30 % noise",
-            "of 5 % of its areas of 1 MiB the first 4 to 64 KiB are others",
-            19 * GIB,
-            "image",
-            8 * 1024,
-            64,
-        ),
-        Tree("d", "content that does not compress", "64 other bytes in 1 of 64 files", 9 * GIB, "random", 2 * 1024, 32),
+        Tree("a", "real system files", SOME_FILES, 8 * GIB, 200_000),
+        Tree("b", "small files", SOME_FILES, 13 * GIB, 2_200_000, "small", 1_000_000, 1_000),
+        Tree("c", IMAGE_TITLE, SOME_AREAS, 17 * GIB, 100_000, "image", 8 * 1024, 64),
+        Tree("d", "content that does not compress", ONE_FILE, 8 * GIB, 10_000, "random", 2 * 1024, 32),
     )
 }
 
@@ -139,16 +136,22 @@ def choose(size_bytes_max: int, files_max: int) -> list[Path]:
     return chosen
 
 
-def work_folder(needed_bytes: int, inside: Path | None = None) -> Path:
+def work_folder(needed_bytes: int, needed_files: int, inside: Path | None = None) -> Path:
     """A new folder in `inside`, or where nothing is given in memory when there is room for everything, else on the disk
     of the temporary folder.
     """
-    in_memory = (
+    place = inside or (MEMORY_FOLDER if has_room(needed_bytes, needed_files) else None)
+    return Path(tempfile.mkdtemp(prefix="backupsite-bench-", dir=place))
+
+
+def has_room(needed_bytes: int, needed_files: int) -> bool:
+    """In memory, for so many bytes and files; a gibibyte stays for what is measured."""
+    return (
         MEMORY_FOLDER.is_dir()
         and shutil.disk_usage(MEMORY_FOLDER).free > needed_bytes
+        and os.statvfs(MEMORY_FOLDER).f_favail > needed_files
         and free_memory_bytes() > needed_bytes + GIB
     )
-    return Path(tempfile.mkdtemp(prefix="backupsite-bench-", dir=inside or (MEMORY_FOLDER if in_memory else None)))
 
 
 def is_in_memory(folder: Path) -> bool:
