@@ -19,7 +19,7 @@ from tests.bench.measuring import CommandFailed
 from tests.bench.memory import measure_memory
 from tests.bench.rows import Order, Runs, measure_tree, say
 from tests.bench.table import render
-from tests.bench.tools import PREPARED, STEPS, engine_environment, installed, missing_peers
+from tests.bench.tools import PREPARED, STEPS, TOOLS, engine_environment, installed, missing_peers
 
 PARTS = ("rows", "memory", "numbers")
 NUMBERS_OF = ("1000000", "1000")  # files of the large point, points of the long chain
@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
         type=Runs.parse,
         help="runs of each tool on each tree, medians count: 3, or 3,b.borg=1 (default 3, with --quick 1)",
     )
-    parser.add_argument("--only", type=lambda text: text.split(","), help="only these tools, by name")
+    parser.add_argument("--only", type=words_of(TOOLS), default=TOOLS, help=f"of {','.join(TOOLS)} (default: all)")
     parser.add_argument("--source", type=Path, action="append", help="for tree a: this folder, not a system's")
     parser.add_argument("--level", choices=("none", "fast", "balanced", "strong"), help="the engine's level")
     parser.add_argument("--quick", action="store_true", help="everything small: shows that it works")
@@ -102,7 +102,7 @@ def begin(options: argparse.Namespace) -> Figures:
 
 
 def order_of(options: argparse.Namespace) -> Order:
-    tools = [tool for tool in installed(options.level) if not options.only or tool.name in options.only]
+    tools = [tool for tool in installed(options.level) if tool.name in options.only]
     for tool in tools:
         say(f"{tool.name}: {tool.version()}")
     sources = [path.resolve() for path in options.source or []]

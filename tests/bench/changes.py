@@ -83,13 +83,14 @@ def of_tree(root: Path) -> Changes:
 
 
 def files(root: Path) -> Iterator[str]:
-    """Regular files with content that have no other name, in the order of their paths."""
+    """Regular files with content that have no other name and may be written to, in the order of their paths."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(folder, name)
             facts = os.lstat(path)
-            if facts.st_mode & 0o170000 == 0o100000 and facts.st_size and facts.st_nlink == 1:
+            is_plain = facts.st_mode & 0o170000 == 0o100000 and facts.st_size and facts.st_nlink == 1
+            if is_plain and os.access(path, os.W_OK):
                 yield path
 
 

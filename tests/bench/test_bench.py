@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import memory, numbers, trees
+from tests.bench import memory, numbers, tools, trees
 from tests.bench.figures import Figures
 from tests.bench.measuring import CommandFailed, Measured, Sampler, run
 from tests.bench.rows import Order, Runs, check_same, measure_tree
@@ -61,6 +61,21 @@ def test_figures_of_another_tree_are_not_gone_on_with() -> None:
     check_same({**stored, "where": "disk"}, Figures(content={"trees": [stored]}))
     with pytest.raises(SystemExit, match="are of another one"):
         check_same({**stored, "files": 21}, Figures(content={"trees": [stored]}))
+
+
+def test_a_prepared_peer_goes_before_the_one_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, prepared = tmp_path / "system" / "borg", tmp_path / "prepared" / "borg" / "bin" / "borg"
+    monkeypatch.setattr(tools, "PREPARED", tmp_path / "prepared")
+    monkeypatch.setenv("PATH", str(system.parent))
+    assert tools.missing_peers() == ["restic", "borg"]
+    assert [tool.name for tool in installed(None)] == ["backupsite", "backupsite --plain", "limit"]
+    for program in (system, prepared):
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\necho borg 9.9\n")
+        program.chmod(0o755)
+        assert tools.program_of("borg") == str(program)
+    assert tools.missing_peers() == ["restic"]
+    assert [tool.version() for tool in installed(None) if tool.name == "borg"] == ["9.9"]
 
 
 class Broken(Engine):
