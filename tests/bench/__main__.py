@@ -90,7 +90,9 @@ def words_of(allowed: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
 
 def begin(options: argparse.Namespace) -> Figures:
     path = options.json or PREPARED / ("quick.json" if options.quick else "figures.json")
-    figures = Figures(path, load(path) if options.go_on and path.exists() else {})
+    if path.exists() and not options.go_on:
+        path.replace(path.with_name(f"{path.stem}.before{path.suffix}"))  # it may have taken an hour
+    figures = Figures(path, load(path) if path.exists() else {})
     if figures.content and figures.content["machine"]["quick"] != options.quick:
         raise SystemExit(f"{path} is of {'the quick form' if not options.quick else 'a whole benchmark'}; use another.")
     missing = missing_peers()

@@ -50,6 +50,7 @@ def test_rows_of_the_engine_and_going_on_after_an_interruption(tmp_path: Path) -
     again = bench(*usual, "--continue")
     assert again.returncode == 0, again.stderr
     assert "run 1: limit" in again.stderr
+    assert not figures.with_name("figures.before.json").exists()
     assert "run 1: backupsite" not in again.stderr
     figures_now = json.loads(figures.read_text())["measurements"]
     assert figures_now[:-1] == stored["measurements"]
