@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup setup-dev run test screenshots bench lint format types ci pins chromium
+.PHONY: setup setup-dev run test screenshots bench bench-page lint format types ci pins chromium
 
 setup:
 	@.ci/setup "$(PYTHON)" requirements.txt
@@ -26,8 +26,14 @@ chromium:
 screenshots: setup-dev chromium
 	@$(BIN)/python -m tests.browser.pictures $(ARGS)
 
+# The engine beside restic and borg; ARGS="--quick" shows in a minute that it works.
 bench: setup-dev
+	@.ci/peers "$(PYTHON)"
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+# docs/performance.md from the figures of the last whole run.
+bench-page: setup-dev
+	@$(BIN)/python -m tests.bench.document --from build/bench/figures.json
 
 lint: setup-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,156 +1,135 @@
-"""`python -m tests.bench`: full, unchanged incremental and whole restore of a real tree, the engine beside its
-peers, as a table.
+"""`python -m tests.bench`: the engine beside restic, borg and the machine's own limit on four trees; memory against
+files and points; further numbers. What is there is stored after every measurement, and shown at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shutil
+import signal
+import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from types import FrameType
 
 from tests.bench import trees
+from tests.bench.figures import Figures, load, machine
+from tests.bench.measuring import CommandFailed
+from tests.bench.memory import measure_memory
+from tests.bench.rows import Order, Runs, measure_tree, say
 from tests.bench.table import render
-from tests.bench.tools import Measured, Tool, installed
+from tests.bench.tools import PREPARED, STEPS, TOOLS, engine_environment, installed, missing_peers
 
-STEPS = ("full", "unchanged", "restore")
-
-
-@dataclass(frozen=True)
-class Row:
-    """The medians of one tool's runs of one step. `repository_bytes` is the size after the step; `added_bytes` what
-    the step added.
-    """
-
-    step: str
-    tool: str
-    version: str
-    seconds: float
-    all_seconds: list[float]
-    cpu_seconds: float
-    mib_per_second: float
-    peak_bytes: int
-    repository_bytes: int
-    added_bytes: int
+PARTS = ("rows", "memory", "numbers")
+NUMBERS_OF = ("1000000", "1000")  # files of the large point, points of the long chain
+QUICK_NUMBERS_OF = ("500", "20")
+NUMBERS_ROOM = (9 << 30, 1_200_000)  # bytes, files
+QUICK_NUMBERS_ROOM = (1 << 28, 10_000)
 
 
 def main() -> int:
-    order = arguments()
-    limits = (
-        (trees.QUICK_SIZE_BYTES_MAX, trees.QUICK_FILES_MAX) if order.quick else (trees.SIZE_BYTES_MAX, trees.FILES_MAX)
-    )
-    sources = [order.tree.resolve()] if order.tree else trees.choose(*limits)
-    work = trees.work_folder(sum(trees.measure(path).size_bytes for path in sources))
-    try:
-        return compare(order, sources, work)
-    finally:
-        shutil.rmtree(work)
+    signal.signal(signal.SIGTERM, stop)
+    options = arguments()
+    figures = begin(options)
+    failures: list[CommandFailed] = []
+    if "rows" in options.parts:
+        order = order_of(options)
+        for key in options.trees:
+            failures += measure_tree(trees.TREES[key], order, figures)
+    if "memory" in options.parts:
+        measure_memory(figures, quick=options.quick, work=options.work)
+    if "numbers" in options.parts:
+        measure_numbers(figures, quick=options.quick, work=options.work)
+    sys.stdout.write(render(figures.content))
+    for failure in failures:
+        say(str(failure).partition("\n")[0])
+    return 1 if failures else 0
+
+
+def stop(_number: int, _frame: FrameType | None) -> None:
+    """Taken away by somebody: leave nothing in memory."""
+    raise SystemExit("Stopped. What was measured is stored; go on with --continue.")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--tree", type=Path, help="measure this folder instead of chosen system folders")
+    parser.add_argument("--parts", type=words_of(PARTS), default=PARTS, help="of rows,memory,numbers (default: all)")
+    parser.add_argument("--trees", type=words_of(tuple(trees.TREES)), default=tuple(trees.TREES), help=tree_help())
+    parser.add_argument("--steps", type=words_of(STEPS), default=STEPS, help=f"of {','.join(STEPS)} (default: all)")
     parser.add_argument(
-        "--quick", action="store_true", help="a small tree, one run: shows that everything works, measures little"
+        "--runs",
+        type=Runs.parse,
+        help="runs of each tool on each tree, medians count: 3, or 3,b.borg=1 (default 3, with --quick 1)",
     )
-    parser.add_argument("--runs", type=int, help="runs of each tool; the median counts (default 3, with --quick 1)")
-    parser.add_argument(
-        "--level", choices=("none", "fast", "balanced", "strong"), help="the engine's level (default: its own)"
-    )
-    parser.add_argument("--only", help="measure only this tool")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="store the figures")
+    parser.add_argument("--only", type=words_of(TOOLS), default=TOOLS, help=f"of {','.join(TOOLS)} (default: all)")
+    parser.add_argument("--source", type=Path, action="append", help="for tree a: this folder, not a system's")
+    parser.add_argument("--level", choices=("none", "fast", "balanced", "strong"), help="the engine's level")
+    parser.add_argument("--quick", action="store_true", help="everything small: shows that it works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures (default: build/bench/figures.json)")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the figures that are there")
+    parser.add_argument("--work", type=Path, help="a folder for trees and repositories (default: memory, else disk)")
     return parser.parse_args()
 
 
-def compare(order: argparse.Namespace, sources: list[Path], work: Path) -> int:
-    tree = work / "tree"
-    trees.copy(sources, tree)
-    size = trees.measure(tree)
-    where = "memory" if work.is_relative_to(trees.MEMORY_FOLDER) else "disk"
-    runs = order.runs or (1 if order.quick else 3)
-    say(f"{size.files:,} files, {size.size_bytes / 2**20:,.0f} MiB, in {where}; median of {runs}; {facts()}")
-    tools = [tool for tool in installed(order.level) if order.only in (None, tool.name)]
-    rows = measure_all(tools, tree, size, work, runs)
-    if order.json:
-        stored = {"machine": facts(), "where": where, "runs": runs, "sources": [str(path) for path in sources]}
-        figures = {**stored, "size": asdict(size), "rows": [asdict(row) for row in rows]}
-        order.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    say(render([asdict(row) for row in rows], STEPS))
-    return 0
+def tree_help() -> str:
+    return "of " + ", ".join(f"{tree.key} ({tree.title.replace('%', '%%')})" for tree in trees.TREES.values())
 
 
-def facts() -> str:
-    load = os.getloadavg()[0]
-    return f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}, load {load:.1f}"
+def words_of(allowed: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of some of the allowed words, with commas; they are taken in their usual order."""
+
+    def parse(typed: str) -> tuple[str, ...]:
+        wanted = typed.split(",")
+        if unknown := sorted({*wanted} - {*allowed}):
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(allowed)}")
+        return tuple(word for word in allowed if word in wanted)
+
+    return parse
 
 
-def measure_all(tools: list[Tool], tree: Path, size: trees.Size, work: Path, runs: int) -> list[Row]:
-    """Measure the tools in turn, so that a busy minute of the machine hits all of them."""
-    figures: dict[tuple[str, str], list[tuple[Measured, int, int]]] = {}
-    for number in range(1, runs + 1):
-        for tool in tools:
-            say(f"run {number}: {tool.name}", progress=True)
-            for step, figure in measure_tool(tool, tree, size, work / f"{tool.name}-{number}"):
-                figures.setdefault((step, tool.name), []).append(figure)
-    return [summary(step, tool, size, figures[step, tool.name]) for step in STEPS for tool in tools]
+def begin(options: argparse.Namespace) -> Figures:
+    path = options.json or PREPARED / ("quick.json" if options.quick else "figures.json")
+    if path.exists() and not options.go_on:
+        path.replace(path.with_name(f"{path.stem}.before{path.suffix}"))  # it may have taken an hour
+    figures = Figures(path, load(path) if path.exists() else {})
+    if figures.content and figures.content["machine"]["quick"] != options.quick:
+        raise SystemExit(f"{path} is of {'the quick form' if not options.quick else 'a whole benchmark'}; use another.")
+    missing = missing_peers()
+    for peer in missing:
+        say(f"{peer} is not installed here, so it has no rows. `make bench` installs it where it may.")
+    figures.content["machine"] = {**machine(quick=options.quick), "missing": missing}
+    say(f"figures go to {path}")
+    return figures
 
 
-def measure_tool(tool: Tool, tree: Path, size: trees.Size, folder: Path) -> list[tuple[str, tuple[Measured, int, int]]]:
-    folder.mkdir()
+def order_of(options: argparse.Namespace) -> Order:
+    tools = [tool for tool in installed(options.level) if tool.name in options.only]
+    for tool in tools:
+        say(f"{tool.name}: {tool.version()}")
+    sources = [path.resolve() for path in options.source or []]
+    if not sources and "a" in options.trees:
+        sources = trees.real_folders(quick=options.quick)
+    runs = options.runs or Runs(1 if options.quick else 3)
+    return Order(options.quick, runs, options.steps, tools, sources, options.work)
+
+
+def measure_numbers(figures: Figures, *, quick: bool, work: Path | None) -> None:
+    """In a process of its own, line by line."""
+    if figures.part("numbers"):
+        return
+    say("further numbers")
+    folder = trees.work_folder(*(QUICK_NUMBERS_ROOM if quick else NUMBERS_ROOM), work)
+    command = [sys.executable, "-m", "tests.bench.numbers", str(folder), *(QUICK_NUMBERS_OF if quick else NUMBERS_OF)]
     try:
-        tool.prepare(folder)
-        empty = stored_bytes(folder)
-        full = tool.backup(folder, tree, 1)
-        after_full = stored_bytes(folder)
-        unchanged = tool.backup(folder, tree, 2)
-        after_unchanged = stored_bytes(folder)
-        restored = tool.restore(folder, folder / "restored")
-        check_restored(tool, size, folder / "restored")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=engine_environment()) as process:
+            for line in process.stdout or ():
+                figures.put("numbers", json.loads(line), ("name",))
+                say(f"  {line.strip()}")
+        if process.returncode:
+            raise SystemExit(f"The further numbers ended with {process.returncode}.")
     finally:
-        shutil.rmtree(folder)
-    return [
-        ("full", (full, after_full, after_full - empty)),
-        ("unchanged", (unchanged, after_unchanged, after_unchanged - after_full)),
-        ("restore", (restored, after_unchanged, 0)),
-    ]
-
-
-def stored_bytes(folder: Path) -> int:
-    repository = folder / "repository"
-    return trees.measure(repository).size_bytes if repository.exists() else 0
-
-
-def check_restored(tool: Tool, size: trees.Size, restored: Path) -> None:
-    """A fast restore of half the files is no result."""
-    found = trees.measure(restored)
-    if found != size:
-        raise SystemExit(f"{tool.name} restored {found}, but the tree has {size}.")
-
-
-def summary(step: str, tool: Tool, size: trees.Size, runs: list[tuple[Measured, int, int]]) -> Row:
-    seconds = median(measured.seconds for measured, _, _ in runs)
-    return Row(
-        step=step,
-        tool=tool.name,
-        version=tool.version(),
-        seconds=round(seconds, 3),
-        all_seconds=[round(measured.seconds, 3) for measured, _, _ in runs],
-        cpu_seconds=round(median(measured.cpu_seconds for measured, _, _ in runs), 3),
-        mib_per_second=round(size.size_bytes / 2**20 / seconds, 1),
-        peak_bytes=int(median(measured.peak_bytes for measured, _, _ in runs)),
-        repository_bytes=int(median(total for _, total, _ in runs)),
-        added_bytes=int(median(added for _, _, added in runs)),
-    )
-
-
-def say(text: str, progress: bool = False) -> None:
-    sys.stderr.write(text + "\n") if progress else sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+        trees.remove(folder)
 
 
 if __name__ == "__main__":
