@@ -56,7 +56,7 @@ LATE: dict[tuple[str, str], str] = {
     (
         "repositories.engine.__main__",
         "repositories.engine.cli",
-    ): "numpy reads its number of threads when it is imported",
+    ): "numpy reads its settings when it is imported",
     ("backupsite.apps", "backupsite.audit"): "models can be imported only when all apps are ready",
     ("backupsite.web", "backupsite.wsgi"): "each worker of gunicorn loads the application for itself",
     ("backupsite.management.commands.cluster", "django_q.cluster"): "django-q2 reads its name when it is imported",

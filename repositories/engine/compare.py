@@ -7,6 +7,7 @@ How content is stored is left to content.py; how ranges become segments, to mani
 
 from __future__ import annotations
 
+import itertools
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -89,11 +90,13 @@ def compare(
     The first entries of a segment may repeat what stood before it: they are passed over, since the walk is behind them.
     """
     cursor = _Cursor(parent)
-    more = cursor.next_segment()
-    if not more:
-        yield from ((found, True) for found in walk)
-        return
-    until_beat = _BEAT_ENTRIES
+    if not cursor.next_segment():
+        return zip(walk, itertools.repeat(True))
+    return _compared(walk, cursor, beat)
+
+
+def _compared(walk: Iterable[Found], cursor: _Cursor, beat: Callable[[], None]) -> Iterator[Event]:
+    more, until_beat = True, _BEAT_ENTRIES
     for found in walk:
         until_beat -= 1
         if not until_beat:

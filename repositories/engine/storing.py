@@ -74,15 +74,6 @@ class _Batch:
 
     stores: list[Store] = field(default_factory=list)
     keeps: list[tuple[int, Keep]] = field(default_factory=list)
-    small_bytes: int = 0
-    kept_segments: int = 0
-
-    def is_full(self) -> bool:
-        return (
-            self.small_bytes >= BLOCK_TARGET_BYTES
-            or len(self.stores) >= _BATCH_ENTRIES
-            or self.kept_segments >= _BATCH_SEGMENTS
-        )
 
 
 @dataclass(slots=True)
@@ -135,24 +126,25 @@ class Storer:
         self._linked: dict[tuple[int, int], tuple[Stat, array[int]]] = {}
 
     def take_all(self, events: Iterable[Event]) -> None:
+        """There may be a million events, so the loop has what it needs at hand."""
         batch = _Batch()
-        stores = batch.stores
+        stores, small_bytes, kept_segments = batch.stores, 0, 0
         for event in events:
             if isinstance(event, Keep):
                 if not stores and not self._begun:
                     self._keep(event)
                     continue
                 batch.keeps.append((len(stores), event))
-                batch.kept_segments += event.end == len(event.segment)
+                kept_segments += event.end == len(event.segment)
             else:
                 stores.append(event)
                 size = event[0][2].st_size
                 if size <= SMALL_FILE_BYTES:
-                    batch.small_bytes += size
-            if batch.is_full():
+                    small_bytes += size
+            if small_bytes >= BLOCK_TARGET_BYTES or len(stores) >= _BATCH_ENTRIES or kept_segments >= _BATCH_SEGMENTS:
                 self._begin(batch)
                 batch = _Batch()
-                stores = batch.stores
+                stores, small_bytes, kept_segments = batch.stores, 0, 0
         self._begin(batch)
         while self._begun:
             self._finish(self._begun.popleft())
