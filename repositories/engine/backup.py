@@ -208,6 +208,7 @@ class _Session:
             self._never,
             self._observer,
             self._beat,
+            order.options,
         )
         self._beat()
         self._storer.take_all(compare(walk, self._known_segments(), self._beat))
@@ -306,6 +307,7 @@ class _Session:
             changed_files=counts.changed_files,
             unchanged_files=counts.unchanged_files,
             warnings=self._observer.warnings,
+            options=self._settings.options,
         )
 
     def _beat(self) -> None:

@@ -18,10 +18,11 @@ from typing import NamedTuple, Protocol
 from repositories.engine.entries import is_below, order_key
 from repositories.engine.errors import SourceMissing, SourceRefused, SourceUnreadable, text
 from repositories.engine.observer import Observer
+from repositories.engine.omissions import CACHE_TAG, NodumpFlags, Omission, is_cache
 from repositories.engine.patterns import Patterns
 
 ALWAYS_BELOW_ROOT = (b"/proc", b"/sys", b"/dev")  # the folders stay, what is in them is left out
-_IFMT, _IFDIR, _IFSOCK = 0o170000, stat.S_IFDIR, stat.S_IFSOCK
+_IFMT, _IFREG, _IFDIR, _IFSOCK = 0o170000, stat.S_IFREG, stat.S_IFDIR, stat.S_IFSOCK
 
 
 class Stat(Protocol):
@@ -125,7 +126,7 @@ def _unreadable(path: bytes, error: OSError) -> SourceUnreadable:
 class Walk:
     """Iterates over Found. `sources` come from clean_sources(); `never` are absolute paths that are left out whole.
 
-    `beat` is called for every folder.
+    `beat` is called for every folder. What `omissions` mean stands in omissions.py.
     """
 
     def __init__(
@@ -136,8 +137,12 @@ class Walk:
         never: Iterable[bytes],
         observer: Observer,
         beat: Callable[[], None],
+        omissions: frozenset[Omission] = frozenset(),
     ) -> None:
         self._sources, self._observer, self._beat = sources, observer, beat
+        self._one_file_system = Omission.ONE_FILE_SYSTEM in omissions
+        self._skip_caches = Omission.SKIP_CACHES in omissions
+        self._nodump = NodumpFlags() if Omission.SKIP_NODUMP in omissions else None
         self._include, self._exclude = include, exclude
         self._never = _identify(never)
         self._hollow = frozenset(path[1:] for path in ALWAYS_BELOW_ROOT if path not in sources)
@@ -149,14 +154,15 @@ class Walk:
 
     def _source(self, source: bytes) -> Iterator[Found]:
         path = source[1:]
-        if not path:
-            yield from self._folder(b"")
-            return
         yield from self._above(path)
         try:
             found = os.stat(source)
         except OSError as error:
             self._warn_lost(path, error)
+            return
+        self._device = found.st_dev
+        if not path:
+            yield from self._folder(b"")
             return
         folder, _, name = path.rpartition(b"/")
         yield (folder + b"/" if folder else b"", name, found, False)
@@ -176,7 +182,7 @@ class Walk:
 
     def _folder(self, folder: bytes) -> Iterator[Found]:
         """Everything below `folder`, without recursion: a tree may be deeper than Python's stack."""
-        filtering = bool(self._include) or bool(self._exclude)
+        filtering = bool(self._include) or bool(self._exclude) or self._nodump is not None
         waiting: list[Found] = []  # folders that are only kept if something below them is included
         stack = [(folder, iter(self._names(folder)), not self._include)]
         while stack:
@@ -193,7 +199,7 @@ class Walk:
                     continue
                 if filtering:
                     verdict = self._verdict(folder + name, name, kind == _IFDIR, included)
-                    if verdict is None:
+                    if verdict is None or self._is_nodump(prefix + name, found):
                         continue
                     inside = verdict
                     if inside:
@@ -204,7 +210,7 @@ class Walk:
                     continue
                 path = folder + name
                 if not self._enterable(path, found):
-                    if inside and path in self._hollow:
+                    if inside and self._is_hollow(path, found):
                         yield (folder, name, found, False)
                     continue
                 if inside:
@@ -227,7 +233,16 @@ class Walk:
         return False if is_folder else None
 
     def _enterable(self, path: bytes, found: os.stat_result) -> bool:
-        return path not in self._hollow and (found.st_dev, found.st_ino) not in self._never
+        return not self._is_hollow(path, found) and (found.st_dev, found.st_ino) not in self._never
+
+    def _is_hollow(self, path: bytes, found: os.stat_result) -> bool:
+        """Whether the folder is kept without what is in it."""
+        return path in self._hollow or (self._one_file_system and found.st_dev != self._device)
+
+    def _is_nodump(self, path: bytes, found: os.stat_result) -> bool:
+        if self._nodump is None or found.st_mode & _IFMT not in (_IFREG, _IFDIR):
+            return False
+        return self._nodump.has(path, found.st_dev)
 
     def _names(self, folder: bytes) -> list[bytes]:
         self._beat()
@@ -236,6 +251,8 @@ class Walk:
         except OSError as error:
             self._warn_lost(folder.rstrip(b"/"), error, folder=True)
             return []
+        if self._skip_caches and CACHE_TAG in names and is_cache(b"/" + folder):
+            return [CACHE_TAG]
         names.sort()
         return names
 
