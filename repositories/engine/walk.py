@@ -1,7 +1,8 @@
 """The walk over the sources: everything that is to be in the point, in manifest order, one lstat each.
 
 Depth first, names sorted as bytes, a folder before its children: memory holds the names of the folders on the way
-down, nothing else. What cannot be read is a warning with its path. Sockets are passed over: they cannot be restored.
+down, nothing else. What cannot be read is a warning with its path. Sockets are passed over, since
+they cannot be restored, and counted.
 How an entry compares with the parent is left to compare.py; the content of files, to content.py.
 
 A source that is a symbolic link to a folder is followed (its content is what was meant); links below are not.
@@ -147,10 +148,16 @@ class Walk:
         self._never = _identify(never)
         self._hollow = frozenset(path[1:] for path in ALWAYS_BELOW_ROOT if path not in sources)
         self._ancestors: set[bytes] = set()
+        self._sockets = 0
 
     def __iter__(self) -> Iterator[Found]:
         for source in self._sources:
             yield from self._source(source)
+        if self._sockets:
+            self._observer.note(
+                "sockets-skipped",
+                f"Sockets that were left out: {self._sockets:,}. They cannot be restored; who listens makes them anew.",
+            )
 
     def _source(self, source: bytes) -> Iterator[Found]:
         path = source[1:]
@@ -165,6 +172,9 @@ class Walk:
             yield from self._folder(b"")
             return
         folder, _, name = path.rpartition(b"/")
+        if stat.S_ISSOCK(found.st_mode):
+            self._sockets += 1
+            return
         yield (folder + b"/" if folder else b"", name, found, False)
         if stat.S_ISDIR(found.st_mode):
             yield from self._folder(path + b"/")
@@ -196,6 +206,7 @@ class Walk:
                     continue
                 kind = found.st_mode & _IFMT
                 if kind == _IFSOCK:
+                    self._sockets += not filtering or self._verdict(folder + name, name, False, included) is True
                     continue
                 if filtering:
                     verdict = self._verdict(folder + name, name, kind == _IFDIR, included)
