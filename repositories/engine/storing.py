@@ -32,6 +32,7 @@ from repositories.engine.content import (
     read_small,
 )
 from repositories.engine.errors import text
+from repositories.engine.far_paths import is_too_long, near
 from repositories.engine.layout import BLOCK_TARGET_BYTES
 from repositories.engine.manifest import ManifestBuilder
 from repositories.engine.observer import Observer
@@ -56,6 +57,7 @@ _NOT_FOR_US = frozenset((errno.EPERM, errno.EACCES, errno.ENODATA))
 _GONE = (FileNotFoundError, NotADirectoryError)
 _IFMT, _IFREG, _IFDIR, _IFLNK = 0o170000, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 
+_Read: TypeAlias = "tuple[Stat, int, int, Content, bytes | None]"  # and the target of a link
 Content: TypeAlias = "bytes | array[int] | None"  # of a small file; the chunks of a large one; nothing
 
 
@@ -198,9 +200,13 @@ class Storer:
                     elif mode & _IFMT == _IFLNK:
                         rows.targets[len(names)] = os.readlink(path)
             except OSError as error:
-                self._warn_lost(path, error)
-                lost.append(number)
-                continue
+                far = self._read_far(path, found, error)
+                if far is None:
+                    lost.append(number)
+                    continue
+                found, size, flags, content, target = far
+                if target is not None:
+                    rows.targets[len(names)] = target
             if not ancestor and found.st_dev not in without_xattrs and (xattrs := self._xattrs(path, found.st_dev)):
                 rows.xattrs[len(names)] = xattrs
             rows.folders.append(folder)
@@ -214,15 +220,31 @@ class Storer:
         self.source_seconds += time.perf_counter() - started
         return rows, contents, new, lost
 
-    def _read_carefully(self, path: bytes, expected: Stat) -> tuple[Stat, int, int, Content]:
-        """Large, linked, and changed files: (what was found, bytes read, flags, content). Raises OSError."""
+    def _read_far(self, path: bytes, expected: Stat, error: OSError) -> _Read | None:
+        """What failed since its path is too long is read from near by. Otherwise a warning, and None."""
+        if is_too_long(error):
+            try:
+                with near(path) as short:
+                    if expected.st_mode & _IFMT == _IFLNK:
+                        return expected, 0, 0, None, os.readlink(short)
+                    return *self._read_carefully(path, expected, short), None
+            except OSError as again:
+                error = again
+        self._warn_lost(path, expected, error)
+        return None
+
+    def _read_carefully(self, path: bytes, expected: Stat, short: bytes = b"") -> tuple[Stat, int, int, Content]:
+        """Large, linked, and changed files: (what was found, bytes read, flags, content). Raises OSError.
+
+        `short` is another path to it, where its own is too long.
+        """
         linked = HARD_LINKED if expected.st_nlink > 1 else 0
         known = self._linked.get((expected.st_dev, expected.st_ino)) if linked else None
         if known is not None and is_same(known[0], expected):
             return expected, expected.st_size, linked, known[1]
         if not expected.st_size:
             return expected, 0, linked, None
-        read = self._reader.read(path, expected)
+        read = self._reader.read(short or path, expected)
         flags = linked
         if read.torn:
             flags |= TORN | RACY
@@ -233,11 +255,14 @@ class Storer:
 
     def _xattrs(self, path: bytes, device: int) -> Xattrs:
         try:
-            names = os.listxattr(path, follow_symlinks=False)
-            if not names:
-                return ()
-            return tuple((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names))
+            return _read_xattrs(path)
         except OSError as error:
+            try:
+                if is_too_long(error):
+                    with near(path) as short:
+                        return _read_xattrs(short)
+            except OSError as again:
+                error = again
             if error.errno == errno.ENOTSUP:
                 self._without_xattrs.add(device)
             elif error.errno not in _NOT_FOR_US and not isinstance(error, _GONE):
@@ -279,13 +304,28 @@ class Storer:
         if count:
             self.news.append((kind, count))
 
-    def _warn_lost(self, path: bytes, error: OSError) -> None:
+    def _warn_lost(self, path: bytes, expected: Stat, error: OSError) -> None:
         if isinstance(error, _GONE):
             self._warn("vanished", path, "vanished before it was read")
-        elif isinstance(error, NotRegular):
+        elif isinstance(error, NotRegular) or _is_another_kind(path, expected):
             self._warn("vanished", path, "turned into something else before it was read")
         else:
             self._warn("unreadable", path, f"cannot be read: {error.strerror or type(error).__name__}")
 
     def _warn(self, code: str, path: bytes, what: str) -> None:
         self._observer.warn(code, path[1:], f"{text(path)} {what}.")
+
+
+def _read_xattrs(path: bytes) -> Xattrs:
+    names = os.listxattr(path, follow_symlinks=False)
+    if not names:
+        return ()
+    return tuple((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names))
+
+
+def _is_another_kind(path: bytes, expected: Stat) -> bool:
+    """Whether something of another type has the path now."""
+    try:
+        return os.lstat(path).st_mode & _IFMT != expected.st_mode & _IFMT
+    except OSError:
+        return False

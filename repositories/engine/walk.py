@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 
 from repositories.engine.entries import is_below, order_key
 from repositories.engine.errors import SourceMissing, SourceRefused, SourceUnreadable, text
+from repositories.engine.far_paths import is_too_long, near
 from repositories.engine.observer import Observer
 from repositories.engine.omissions import CACHE_TAG, NodumpFlags, Omission, is_cache
 from repositories.engine.patterns import Patterns
@@ -202,8 +203,9 @@ class Walk:
                 try:
                     found = lstat(prefix + name)
                 except OSError as error:
-                    self._warn_lost(folder + name, error)
-                    continue
+                    if (far := self._far_stat(folder + name, error)) is None:
+                        continue
+                    found = far
                 kind = found.st_mode & _IFMT
                 if kind == _IFSOCK:
                     self._sockets += not filtering or self._verdict(folder + name, name, False, included) is True
@@ -260,12 +262,32 @@ class Walk:
         try:
             names = os.listdir(b"/" + folder)
         except OSError as error:
-            self._warn_lost(folder.rstrip(b"/"), error, folder=True)
-            return []
+            names = self._far_names(folder.rstrip(b"/"), error)
         if self._skip_caches and CACHE_TAG in names and is_cache(b"/" + folder):
             return [CACHE_TAG]
         names.sort()
         return names
+
+    def _far_stat(self, path: bytes, error: OSError) -> os.stat_result | None:
+        """Once more, if it was the path's length that failed; else a warning, and None."""
+        if is_too_long(error):
+            try:
+                with near(b"/" + path) as short:
+                    return os.lstat(short)
+            except OSError as again:
+                error = again
+        self._warn_lost(path, error)
+        return None
+
+    def _far_names(self, path: bytes, error: OSError) -> list[bytes]:
+        if is_too_long(error):
+            try:
+                with near(b"/" + path) as short:
+                    return os.listdir(short)
+            except OSError as again:
+                error = again
+        self._warn_lost(path, error, folder=True)
+        return []
 
     def _warn_lost(self, path: bytes, error: OSError, folder: bool = False) -> None:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
