@@ -17,7 +17,8 @@ from repositories.engine.adoption import adopt, settings_of
 from repositories.engine.chain_keys import first_keyring, new_slots, next_keyring
 from repositories.engine.checkpoint import Checkpointer, Settings
 from repositories.engine.compare import compare
-from repositories.engine.content import ContentReader, Packer, make_cutter
+from repositories.engine.content import ContentReader, Packer
+from repositories.engine.cutting import Cutting
 from repositories.engine.entries import order_key
 from repositories.engine.errors import Interrupted
 from repositories.engine.head import Head
@@ -169,8 +170,8 @@ class _Session:
         self._identities = Identities(self._load_runs, unfinished.identity_runs() if unfinished else [])
         self._packer = Packer(writer, self._identities, key)
         begun = unfinished.begun(self._origin_number) if unfinished else {}
-        cutter = make_cutter(self._chain_key)
-        self._content = ContentReader(self._packer, cutter, clock, self._beat, self._pause, begun)
+        cutting = Cutting(self._chain_key, Patterns(self._order.disk_images))
+        self._content = ContentReader(self._packer, cutting, clock, self._beat, self._pause, begun)
         self._builder = ManifestBuilder(writer, Boundaries(self._chain_key), self._origin_number)
         self._storer = Storer(
             self._builder, self._content, self._packer, self._observer, clock, self._beat, self._pause

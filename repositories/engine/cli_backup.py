@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="write a full, also where an incremental would do")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out; can be repeated")
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="take only; can be repeated")
+    parser.add_argument(
+        "--disk-image",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="files that are overwritten in place, beside those with a usual suffix (.img, ...); can be repeated",
+    )
     for omission, help_text in OMISSION_HELP.items():
         parser.add_argument(
             f"--{omission}", action="append_const", dest="omissions", const=omission, default=[], help=help_text
@@ -98,6 +105,7 @@ def _order(
         include=tuple(options.include),
         exclude=tuple(options.exclude),
         options=frozenset(options.omissions),
+        disk_images=tuple(options.disk_image),
         never=(os.fsencode(root), os.fsencode(root.resolve())),
         level=Level(options.level),
         reserve=RESERVE,

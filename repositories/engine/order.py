@@ -85,6 +85,7 @@ class BackupOrder:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     options: frozenset[Omission] = frozenset()
+    disk_images: tuple[str, ...] = ()  # patterns of files that are cut as such, beside those known by their suffix
     never: tuple[bytes, ...] = ()
     level: Level = Level.BALANCED
     reserve: FreeSpace = field(default_factory=FreeSpace)
