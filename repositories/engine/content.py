@@ -188,7 +188,7 @@ class ContentReader:
         facts = _facts(found)
         known = self._known.get(path)
         chunks = array("I", known.chunks if known is not None and known.facts == facts else ())
-        if max(found.st_mtime_ns, found.st_ctime_ns) <= self._clock() - RACY_NS:
+        if max(found.st_mtime_ns, found.st_ctime_ns) <= self._clock() - RACY_NS and found.st_mtime_ns >= -(2**63):
             self.begun[path] = BegunFile(facts, chunks)
         return chunks
 

@@ -48,12 +48,12 @@ from repositories.engine.segments import (
     Segment,
     Xattrs,
 )
-from repositories.engine.walk import Stat
+from repositories.engine.walk import Stat, clamped
 
 _BATCH_ENTRIES = 1_000
 _BATCH_SEGMENTS = 8
 _BEAT_MASK = 63
-_NOT_FOR_US = frozenset((errno.EPERM, errno.EACCES, errno.ENODATA))
+_MIN_NS, _MAX_NS = -(2**63), 2**63 - 1  # what the manifest holds
 _GONE = (FileNotFoundError, NotADirectoryError)
 _IFMT, _IFREG, _IFDIR, _IFLNK = 0o170000, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 
@@ -151,13 +151,24 @@ class Storer:
             else:
                 rows.chunk_counts.append(len(content) // 4)
                 rows.chunks.extend(content)
-        segment = segments.from_rows(rows, self._builder.origins())
+        try:
+            segment = segments.from_rows(rows, self._builder.origins())
+        except OverflowError:
+            self._clamp_times(rows)
+            segment = segments.from_rows(rows, self._builder.origins())
         recent = np.maximum(segment.mtime, segment.ctime) > now_ns - RACY_NS
         segment.flags |= np.where(recent & (segment.mode & _IFMT != _IFDIR), np.uint32(RACY), np.uint32(0))
         segment.news = np.where(np.array(new, bool), np.uint32(NEW), np.uint32(CHANGED))
         self._hand_over(segment, batch.keeps, lost)
         self._reader.begun.clear()
         self._pause()
+
+    def _clamp_times(self, rows: Rows) -> None:
+        for row, found in enumerate(rows.stats):
+            if not (_MIN_NS <= found.st_mtime_ns <= _MAX_NS and _MIN_NS <= found.st_ctime_ns <= _MAX_NS):
+                rows.stats[row] = clamped(found, _MIN_NS, _MAX_NS)
+                path = b"/" + rows.folders[row] + rows.names[row]
+                self._warn("time-out-of-range", path, "has a time before 1678 or after 2261; the nearest is kept")
 
     def _hand_over(self, segment: Segment, keeps: list[tuple[int, Keep]], lost: list[int]) -> None:
         """`keeps` count the entries that were to be stored; `lost` are those among them that could not be."""
@@ -255,19 +266,33 @@ class Storer:
 
     def _xattrs(self, path: bytes, device: int) -> Xattrs:
         try:
-            return _read_xattrs(path)
+            names = os.listxattr(path, follow_symlinks=False)
+            return self._values(path, path, names) if names else ()
         except OSError as error:
             try:
                 if is_too_long(error):
                     with near(path) as short:
-                        return _read_xattrs(short)
+                        return self._values(path, short, os.listxattr(short, follow_symlinks=False))
             except OSError as again:
                 error = again
             if error.errno == errno.ENOTSUP:
                 self._without_xattrs.add(device)
-            elif error.errno not in _NOT_FOR_US and not isinstance(error, _GONE):
-                self._warn("xattrs-unreadable", path, "has extended attributes that cannot be read")
+            elif not isinstance(error, _GONE):
+                self._warn("xattrs-unreadable", path, "has extended attributes that cannot be listed")
         return ()
+
+    def _values(self, path: bytes, short: bytes, names: list[str]) -> Xattrs:
+        """`short` is the same as `path`, or another way to it."""
+        found, lost = [], []
+        for name in sorted(names):
+            try:
+                found.append((os.fsencode(name), os.getxattr(short, name, follow_symlinks=False)))
+            except OSError as error:
+                if error.errno != errno.ENODATA and not isinstance(error, _GONE):  # it was removed meanwhile
+                    lost.append(text(name))
+        if lost:
+            self._warn("xattrs-unreadable", path, f"has extended attributes that cannot be read: {', '.join(lost)}")
+        return tuple(found)
 
     def _keep(self, keep: Keep) -> None:
         segment, start, end, shared = keep
@@ -314,13 +339,6 @@ class Storer:
 
     def _warn(self, code: str, path: bytes, what: str) -> None:
         self._observer.warn(code, path[1:], f"{text(path)} {what}.")
-
-
-def _read_xattrs(path: bytes) -> Xattrs:
-    names = os.listxattr(path, follow_symlinks=False)
-    if not names:
-        return ()
-    return tuple((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names))
 
 
 def _is_another_kind(path: bytes, expected: Stat) -> bool:

@@ -52,8 +52,10 @@ class Stat(Protocol):
     def st_ctime_ns(self) -> int: ...
 
 
-class AncestorStat(NamedTuple):
-    """A folder above a source: only what a restore sets, so that its comings and goings do not change the manifest."""
+class FixedStat(NamedTuple):
+    """Of a folder above a source: only what a restore sets, so that its comings and goings do not change the manifest.
+    Of anything: with a time changed.
+    """
 
     st_mode: int
     st_uid: int
@@ -65,6 +67,14 @@ class AncestorStat(NamedTuple):
     st_rdev: int = 0
     st_mtime_ns: int = 0
     st_ctime_ns: int = 0
+
+
+def clamped(found: Stat, least_ns: int, most_ns: int) -> FixedStat:
+    """With times between these two."""
+    mtime_ns = max(least_ns, min(found.st_mtime_ns, most_ns))
+    ctime_ns = max(least_ns, min(found.st_ctime_ns, most_ns))
+    facts = (found.st_mode, found.st_uid, found.st_gid, found.st_ino, found.st_dev, found.st_size, found.st_nlink)
+    return FixedStat(*facts, found.st_rdev, mtime_ns, ctime_ns)
 
 
 # (folder, name, stat, is an ancestor): the folder ends with a slash or is empty; folder + name is the path without the
@@ -188,7 +198,7 @@ class Walk:
                 self._ancestors.add(ancestor)
                 folder = b"".join(part + b"/" for part in parts[: depth - 1])
                 above = os.stat(b"/" + ancestor)
-                only = AncestorStat(above.st_mode, above.st_uid, above.st_gid, above.st_ino, above.st_dev)
+                only = FixedStat(above.st_mode, above.st_uid, above.st_gid, above.st_ino, above.st_dev)
                 yield (folder, parts[depth - 1], only, True)
 
     def _folder(self, folder: bytes) -> Iterator[Found]:
