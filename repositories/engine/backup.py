@@ -174,7 +174,14 @@ class _Session:
         self._content = ContentReader(self._packer, cutting, clock, self._beat, self._pause, begun)
         self._builder = ManifestBuilder(writer, Boundaries(self._chain_key), self._origin_number)
         self._storer = Storer(
-            self._builder, self._content, self._packer, self._observer, clock, self._beat, self._pause
+            self._builder,
+            self._content,
+            self._packer,
+            self._observer,
+            clock,
+            self._beat,
+            self._pause,
+            self._settings.sources,
         )
         chain_key = self._keyring.chain_key if self._keyring else b""
         self._checkpointer = Checkpointer(

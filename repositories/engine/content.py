@@ -62,6 +62,10 @@ class NotRegular(OSError):
     """There is no regular file any more where the walk saw one."""
 
 
+class AnotherFile(Exception):
+    """There is another file where the walk saw one: it may only be read by a way that follows no link."""
+
+
 class Packer:
     """Gathers new chunks into blocks. The number of a block is reserved when its first chunk comes."""
 
@@ -148,13 +152,17 @@ class ContentReader:
         self.bytes_read = 0
         self.begun: dict[bytes, BegunFile] = {}  # emptied by the caller when their rows are in the manifest
 
-    def read(self, path: bytes, expected: Stat) -> ReadFile:
-        """A file that was replaced since the walk is read as it is now."""
-        fd = os.open(path, OPEN_FLAGS)
+    def read(self, path: bytes, expected: Stat, way: bytes = b"") -> ReadFile:
+        """A file that was changed since the walk is read as it is now. Raises AnotherFile for one that was replaced,
+        unless `way` is given, a path to it that follows no link.
+        """
+        fd = os.open(way or path, OPEN_FLAGS)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise NotRegular(errno.EINVAL, "not a regular file")
+            if not way and (found.st_dev, found.st_ino) != (expected.st_dev, expected.st_ino):
+                raise AnotherFile
             return self._read(path, fd, found)
         finally:
             os.close(fd)

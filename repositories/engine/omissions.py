@@ -34,10 +34,10 @@ class Omission(StrEnum):
     SKIP_NODUMP = "skip-nodump"
 
 
-def is_cache(folder: bytes) -> bool:
-    """Whether the file CACHEDIR.TAG in `folder` (absolute) is what its name says. A link is not followed."""
+def is_cache(folder: int) -> bool:
+    """Whether the file CACHEDIR.TAG in an open folder is what its name says. A link is not followed."""
     try:
-        descriptor = os.open(folder.rstrip(b"/") + b"/" + CACHE_TAG, _LOOK_FLAGS)
+        descriptor = os.open(CACHE_TAG, _LOOK_FLAGS, dir_fd=folder)
     except OSError:
         return False  # if it is there, the walk says that it cannot be read
     try:
@@ -54,11 +54,12 @@ class NodumpFlags:
     def __init__(self) -> None:
         self._without: set[int] = set()
 
-    def has(self, path: bytes, device: int) -> bool:
+    def has(self, folder: int, name: bytes, device: int) -> bool:
+        """Whether something in an open folder has it."""
         if device in self._without:
             return False
         try:
-            descriptor = os.open(path, _LOOK_FLAGS)
+            descriptor = os.open(name, _LOOK_FLAGS, dir_fd=folder)
         except OSError:
             return False  # what cannot be opened is kept, and a warning if it cannot be read either
         try:

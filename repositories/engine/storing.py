@@ -15,6 +15,7 @@ import stat
 import time
 from array import array
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,12 +26,14 @@ from repositories.engine.compare import Event, Keep, Store
 from repositories.engine.content import (
     RACY_NS,
     SMALL_FILE_BYTES,
+    AnotherFile,
     ContentReader,
     NotRegular,
     Packer,
     is_same,
     read_small,
 )
+from repositories.engine.entries import is_below
 from repositories.engine.errors import text
 from repositories.engine.far_paths import is_too_long, near
 from repositories.engine.layout import BLOCK_TARGET_BYTES
@@ -54,6 +57,7 @@ _BATCH_ENTRIES = 1_000
 _BATCH_SEGMENTS = 8
 _BEAT_MASK = 63
 _MIN_NS, _MAX_NS = -(2**63), 2**63 - 1  # what the manifest holds
+_LABEL_ALONE = ["security.selinux"]  # what every file has where there are any; it tells nothing of the content
 _GONE = (FileNotFoundError, NotADirectoryError)
 _IFMT, _IFREG, _IFDIR, _IFLNK = 0o170000, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 
@@ -104,6 +108,7 @@ class Storer:
         clock: Callable[[], int],
         beat: Callable[[], None],
         pause: Callable[[], None],
+        sources: list[bytes],
     ) -> None:
         self.counts = Counts()
         self.news: list[tuple[int, int]] = []  # what became of the entries in order: (UNCHANGED, NEW or CHANGED, count)
@@ -111,6 +116,7 @@ class Storer:
         self.source_seconds = 0.0
         self._builder, self._reader, self._packer = builder, reader, packer
         self._observer, self._clock, self._beat, self._pause = observer, clock, beat, pause
+        self._sources = sources
         self._without_xattrs: set[int] = set()
         self._linked: dict[tuple[int, int], tuple[Stat, array[int]]] = {}
 
@@ -209,7 +215,7 @@ class Storer:
                     if ancestor:
                         flags = ANCESTOR
                     elif mode & _IFMT == _IFLNK:
-                        rows.targets[len(names)] = os.readlink(path)
+                        found, rows.targets[len(names)] = self._read_link(path, found)
             except OSError as error:
                 far = self._read_far(path, found, error)
                 if far is None:
@@ -218,7 +224,7 @@ class Storer:
                 found, size, flags, content, target = far
                 if target is not None:
                     rows.targets[len(names)] = target
-            if not ancestor and found.st_dev not in without_xattrs and (xattrs := self._xattrs(path, found.st_dev)):
+            if not ancestor and found.st_dev not in without_xattrs and (xattrs := self._xattrs(path, found)):
                 rows.xattrs[len(names)] = xattrs
             rows.folders.append(folder)
             names.append(name)
@@ -235,7 +241,7 @@ class Storer:
         """What failed since its path is too long is read from near by. Otherwise a warning, and None."""
         if is_too_long(error):
             try:
-                with near(path) as short:
+                with self._near(path) as short:
                     if expected.st_mode & _IFMT == _IFLNK:
                         return expected, 0, 0, None, os.readlink(short)
                     return *self._read_carefully(path, expected, short), None
@@ -244,10 +250,13 @@ class Storer:
         self._warn_lost(path, expected, error)
         return None
 
-    def _read_carefully(self, path: bytes, expected: Stat, short: bytes = b"") -> tuple[Stat, int, int, Content]:
+    def _near(self, path: bytes) -> AbstractContextManager[bytes]:
+        return near(path, next(source for source in self._sources if is_below(path[1:], source[1:])))
+
+    def _read_carefully(self, path: bytes, expected: Stat, way: bytes = b"") -> tuple[Stat, int, int, Content]:
         """Large, linked, and changed files: (what was found, bytes read, flags, content). Raises OSError.
 
-        `short` is another path to it, where its own is too long.
+        `way` is another path to it, where its own is too long.
         """
         linked = HARD_LINKED if expected.st_nlink > 1 else 0
         known = self._linked.get((expected.st_dev, expected.st_ino)) if linked else None
@@ -255,7 +264,11 @@ class Storer:
             return expected, expected.st_size, linked, known[1]
         if not expected.st_size:
             return expected, 0, linked, None
-        read = self._reader.read(short or path, expected)
+        try:
+            read = self._reader.read(path, expected, way)
+        except AnotherFile:
+            with self._near(path) as safe:
+                read = self._reader.read(path, expected, safe)
         flags = linked
         if read.torn:
             flags |= TORN | RACY
@@ -264,19 +277,32 @@ class Storer:
             self._linked[expected.st_dev, expected.st_ino] = (read.stat, read.content)
         return read.stat, read.size, flags, read.content
 
-    def _xattrs(self, path: bytes, device: int) -> Xattrs:
+    def _read_link(self, path: bytes, expected: Stat) -> tuple[Stat, bytes]:
+        """A link that was replaced since the walk is read by a way that follows no other one."""
+        target = os.readlink(path)
+        if _is_still(path, expected):
+            return expected, target
+        with self._near(path) as safe:
+            return os.lstat(safe), os.readlink(safe)
+
+    def _xattrs(self, path: bytes, found: Stat) -> Xattrs:
         try:
             names = os.listxattr(path, follow_symlinks=False)
-            return self._values(path, path, names) if names else ()
+            if not names:
+                return ()
+            values = self._values(path, path, names)
+            if names == _LABEL_ALONE or _is_still(path, found):
+                return values
+            self._warn("xattrs-unreadable", path, "was exchanged while its extended attributes were read")
         except OSError as error:
             try:
                 if is_too_long(error):
-                    with near(path) as short:
+                    with self._near(path) as short:
                         return self._values(path, short, os.listxattr(short, follow_symlinks=False))
             except OSError as again:
                 error = again
             if error.errno == errno.ENOTSUP:
-                self._without_xattrs.add(device)
+                self._without_xattrs.add(found.st_dev)
             elif not isinstance(error, _GONE):
                 self._warn("xattrs-unreadable", path, "has extended attributes that cannot be listed")
         return ()
@@ -339,6 +365,12 @@ class Storer:
 
     def _warn(self, code: str, path: bytes, what: str) -> None:
         self._observer.warn(code, path[1:], f"{text(path)} {what}.")
+
+
+def _is_still(path: bytes, expected: Stat) -> bool:
+    """Whether the path leads to what the walk saw there."""
+    now = os.lstat(path)
+    return (now.st_dev, now.st_ino) == (expected.st_dev, expected.st_ino)
 
 
 def _is_another_kind(path: bytes, expected: Stat) -> bool:

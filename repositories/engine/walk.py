@@ -18,12 +18,13 @@ from typing import NamedTuple, Protocol
 
 from repositories.engine.entries import is_below, order_key
 from repositories.engine.errors import SourceMissing, SourceRefused, SourceUnreadable, text
-from repositories.engine.far_paths import is_too_long, near
 from repositories.engine.observer import Observer
 from repositories.engine.omissions import CACHE_TAG, NodumpFlags, Omission, is_cache
+from repositories.engine.open_folders import OpenFolders
 from repositories.engine.patterns import Patterns
 
 ALWAYS_BELOW_ROOT = (b"/proc", b"/sys", b"/dev")  # the folders stay, what is in them is left out
+MAX_FOLDER_BYTES = 16 * 1024  # the path of each folder stands in the manifest: without a limit it outgrew its source
 _IFMT, _IFREG, _IFDIR, _IFSOCK = 0o170000, stat.S_IFREG, stat.S_IFDIR, stat.S_IFSOCK
 
 
@@ -180,7 +181,7 @@ class Walk:
             return
         self._device = found.st_dev
         if not path:
-            yield from self._folder(b"")
+            yield from self._below(b"")
             return
         folder, _, name = path.rpartition(b"/")
         if stat.S_ISSOCK(found.st_mode):
@@ -188,7 +189,7 @@ class Walk:
             return
         yield (folder + b"/" if folder else b"", name, found, False)
         if stat.S_ISDIR(found.st_mode):
-            yield from self._folder(path + b"/")
+            yield from self._below(path + b"/")
 
     def _above(self, path: bytes) -> Iterator[Found]:
         parts = path.split(b"/")[:-1]
@@ -201,28 +202,31 @@ class Walk:
                 only = FixedStat(above.st_mode, above.st_uid, above.st_gid, above.st_ino, above.st_dev)
                 yield (folder, parts[depth - 1], only, True)
 
-    def _folder(self, folder: bytes) -> Iterator[Found]:
+    def _below(self, folder: bytes) -> Iterator[Found]:
+        with OpenFolders() as opened:
+            yield from self._folder(folder, opened)
+
+    def _folder(self, folder: bytes, opened: OpenFolders) -> Iterator[Found]:
         """Everything below `folder`, without recursion: a tree may be deeper than Python's stack."""
         filtering = bool(self._include) or bool(self._exclude) or self._nodump is not None
         waiting: list[Found] = []  # folders that are only kept if something below them is included
-        stack = [(folder, iter(self._names(folder)), not self._include)]
+        stack = [(folder, iter(self._names(folder, b"/" + folder, opened)), not self._include)]
         while stack:
             folder, names, inside = stack[-1]
-            lstat, prefix, included = os.lstat, b"/" + folder, inside
+            lstat, here, included = os.lstat, opened.current, inside
             for name in names:
                 try:
-                    found = lstat(prefix + name)
+                    found = lstat(name, dir_fd=here)
                 except OSError as error:
-                    if (far := self._far_stat(folder + name, error)) is None:
-                        continue
-                    found = far
+                    self._warn_lost(folder + name, error)
+                    continue
                 kind = found.st_mode & _IFMT
                 if kind == _IFSOCK:
                     self._sockets += not filtering or self._verdict(folder + name, name, False, included) is True
                     continue
                 if filtering:
                     verdict = self._verdict(folder + name, name, kind == _IFDIR, included)
-                    if verdict is None or self._is_nodump(prefix + name, found):
+                    if verdict is None or self._is_nodump(here, name, found):
                         continue
                     inside = verdict
                     if inside:
@@ -240,10 +244,13 @@ class Walk:
                     yield (folder, name, found, False)
                 else:
                     waiting.append((folder, name, found, False))
-                stack.append((path + b"/", iter(self._names(path + b"/")), inside))
+                stack.append((path + b"/", iter(self._names(path + b"/", name, opened)), inside))
                 break
             else:
                 stack.pop()
+                if not opened.leave():
+                    stack[-1] = (stack[-1][0], iter(()), stack[-1][2])
+                    self._warn_moved(stack[-1][0])
                 if waiting and waiting[-1][0] + waiting[-1][1] + b"/" == folder:
                     waiting.pop()
 
@@ -262,42 +269,40 @@ class Walk:
         """Whether the folder is kept without what is in it."""
         return path in self._hollow or (self._one_file_system and found.st_dev != self._device)
 
-    def _is_nodump(self, path: bytes, found: os.stat_result) -> bool:
+    def _is_nodump(self, folder: int, name: bytes, found: os.stat_result) -> bool:
         if self._nodump is None or found.st_mode & _IFMT not in (_IFREG, _IFDIR):
             return False
-        return self._nodump.has(path, found.st_dev)
+        return self._nodump.has(folder, name, found.st_dev)
 
-    def _names(self, folder: bytes) -> list[bytes]:
+    def _names(self, folder: bytes, name: bytes, opened: OpenFolders) -> list[bytes]:
+        """Enter a folder, and what is in it, sorted; nothing, after a warning, if that cannot be read."""
         self._beat()
         try:
-            names = os.listdir(b"/" + folder)
+            names = opened.enter(name)
         except OSError as error:
-            names = self._far_names(folder.rstrip(b"/"), error)
-        if self._skip_caches and CACHE_TAG in names and is_cache(b"/" + folder):
+            self._warn_lost(folder.rstrip(b"/"), error, folder=True)
+            return []
+        if len(folder) > MAX_FOLDER_BYTES:
+            return self._left_out(folder, names)
+        if self._skip_caches and CACHE_TAG in names and is_cache(opened.current):
             return [CACHE_TAG]
         names.sort()
         return names
 
-    def _far_stat(self, path: bytes, error: OSError) -> os.stat_result | None:
-        """Once more, if it was the path's length that failed; else a warning, and None."""
-        if is_too_long(error):
-            try:
-                with near(b"/" + path) as short:
-                    return os.lstat(short)
-            except OSError as again:
-                error = again
-        self._warn_lost(path, error)
-        return None
-
-    def _far_names(self, path: bytes, error: OSError) -> list[bytes]:
-        if is_too_long(error):
-            try:
-                with near(b"/" + path) as short:
-                    return os.listdir(short)
-            except OSError as again:
-                error = again
-        self._warn_lost(path, error, folder=True)
+    def _left_out(self, folder: bytes, names: list[bytes]) -> list[bytes]:
+        """Nothing, after a warning."""
+        if names:
+            self._observer.warn(
+                "unreadable",
+                folder[:-1],
+                f"What is in /{text(folder[:-1])} was left out: its path has more than {MAX_FOLDER_BYTES:,} bytes.",
+            )
         return []
+
+    def _warn_moved(self, folder: bytes) -> None:
+        self._observer.warn(
+            "vanished", folder[:-1], f"/{text(folder[:-1])} was moved while it was read; the rest of it was left out."
+        )
 
     def _warn_lost(self, path: bytes, error: OSError, folder: bool = False) -> None:
         if isinstance(error, FileNotFoundError | NotADirectoryError):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from repositories.engine import far_paths
+from repositories.engine import walk
 from repositories.engine.restore import RestoreOrder, restore
 from tests.engine.lab import Chain, Recorder, inside
 
@@ -123,18 +123,19 @@ def test_a_far_tree_is_backed_up_compared_and_restored(tmp_path: Path, far: FarT
 def test_beyond_the_bound_it_is_a_warning_with_the_path(
     tmp_path: Path, far: FarTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(far_paths, "MAX_PATH_BYTES", 5_000)
-    far.descend_to(4_990)
-    far.write(b"123456789", b"in")
-    far.write(b"1234567890", b"out")
+    """What is in a folder with a path of that many bytes is still taken, and a deeper folder without its content."""
+    monkeypatch.setattr(walk, "MAX_FOLDER_BYTES", 5_000)
+    far.descend_to(5_000)
+    far.write(b"1" * 255, b"in")
     far.descend(b"x")
-    far.descend(b"yyyyyyyy")
+    far.write(b"2", b"out")
+    far.descend(b"y")
     observer = Recorder()
     chain = Chain(tmp_path / "repository", far.top)
     written = chain.write(observer=observer)
     assert written.files == 1
-    assert [(code, len(path) + 1) for code, path, _ in observer.warnings] == [("unreadable", 5_001)] * 2
-    assert all("more than 5,000 bytes" in message for *_, message in observer.warnings)
+    assert [(code, len(path) + 1) for code, path, _ in observer.warnings] == [("unreadable", 5_002)]
+    assert "more than 5,000 bytes" in observer.warnings[0][2]
 
 
 def test_what_vanishes_far_away_is_said_so(tmp_path: Path, far: FarTree) -> None:
