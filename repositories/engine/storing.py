@@ -214,8 +214,10 @@ class Storer:
                     size = 0
                     if ancestor:
                         flags = ANCESTOR
-                    elif mode & _IFMT == _IFLNK:
-                        found, rows.targets[len(names)] = self._read_link(path, found)
+                    elif mode & _IFMT != _IFDIR:
+                        flags = HARD_LINKED if found.st_nlink > 1 else 0
+                        if mode & _IFMT == _IFLNK:
+                            found, rows.targets[len(names)] = self._read_link(path, found)
             except OSError as error:
                 far = self._read_far(path, found, error)
                 if far is None:
@@ -243,7 +245,8 @@ class Storer:
             try:
                 with self._near(path) as short:
                     if expected.st_mode & _IFMT == _IFLNK:
-                        return expected, 0, 0, None, os.readlink(short)
+                        linked = HARD_LINKED if expected.st_nlink > 1 else 0
+                        return expected, 0, linked, None, os.readlink(short)
                     return *self._read_carefully(path, expected, short), None
             except OSError as again:
                 error = again
