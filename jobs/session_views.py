@@ -36,6 +36,7 @@ LINES_WITHOUT_NAMES = (
     "leftover-removed",
     "resumed",
     "unfinished-held",
+    "sockets-skipped",
     "deletion-finished",
     "pruned",
     "tidy-up-failed",

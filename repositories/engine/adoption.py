@@ -41,6 +41,7 @@ def settings_of(order: BackupOrder, sources: list[bytes], parent: Point | None) 
         exclude=list(order.exclude),
         parent_id=(parent.head.file_id if parent else NO_PARENT).bytes,
         parent_seal_hash=parent.seal_hash if parent else NO_HASH,
+        options=sorted(option.value for option in order.options),
     )
 
 
@@ -171,6 +172,7 @@ def _check_settings(before: Settings, now: Settings) -> None:
         ("the sources were changed since", before.sources, now.sources),
         ("the patterns were changed since", (before.include, before.exclude), (now.include, now.exclude)),
         ("the level was changed since", before.level, now.level),
+        ("the options were changed since", before.options, now.options),
     ):  # fmt: skip
         if old != new:
             raise NotAdopted(what)

@@ -14,10 +14,12 @@ from uuid import UUID
 
 from keys import crypto
 from repositories.engine.adoption import adopt, settings_of
+from repositories.engine.careful import CarefulReader
 from repositories.engine.chain_keys import first_keyring, new_slots, next_keyring
 from repositories.engine.checkpoint import Checkpointer, Settings
 from repositories.engine.compare import compare
-from repositories.engine.content import ContentReader, Packer, make_cutter
+from repositories.engine.content import ContentReader, Packer
+from repositories.engine.cutting import Cutting
 from repositories.engine.entries import order_key
 from repositories.engine.errors import Interrupted
 from repositories.engine.head import Head
@@ -176,11 +178,12 @@ class _Session:
         self._identities = Identities(self._load_runs, unfinished.identity_runs() if unfinished else [])
         self._packer = Packer(writer, self._identities, keys.identities)
         begun = unfinished.begun(self._origin_number) if unfinished else {}
-        cutter = make_cutter(self._chain_key)
-        self._content = ContentReader(self._packer, cutter, clock, self._beat, self._pause, begun)
+        cutting = Cutting(self._chain_key, Patterns(self._order.disk_images))
+        self._content = ContentReader(self._packer, cutting, clock, self._beat, self._pause, begun)
         self._builder = ManifestBuilder(writer, keys.boundaries, self._origin_number)
+        careful = CarefulReader(self._content, self._settings.sources, self._observer, self._beat)
         self._storer = Storer(
-            self._builder, self._content, self._packer, self._ahead, self._observer, clock, self._beat, self._pause
+            self._builder, careful, self._packer, self._ahead, self._observer, clock, self._beat, self._pause
         )
         chain_key = self._keyring.chain_key if self._keyring else b""
         self._checkpointer = Checkpointer(
@@ -215,6 +218,7 @@ class _Session:
             self._never,
             self._observer,
             self._beat,
+            order.options,
         )
         self._beat()
         self._storer.take_all(compare(walk, self._known_segments(), self._beat))
@@ -313,6 +317,7 @@ class _Session:
             changed_files=counts.changed_files,
             unchanged_files=counts.unchanged_files,
             warnings=self._observer.warnings,
+            options=self._settings.options,
         )
 
     def _beat(self) -> None:

@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, array_like=True, frozen=True):
     exclude: list[str]
     parent_id: bytes
     parent_seal_hash: bytes
+    options: list[str] = []  # sorted; the values of Omission
 
 
 class Begun(msgspec.Struct, array_like=True, frozen=True):

@@ -21,10 +21,16 @@ from repositories.engine.cli_points import Opener, Shelf, absolute
 from repositories.engine.cli_resume import go_on
 from repositories.engine.cli_terminal import DONE, WITH_WARNINGS, Terminal, size
 from repositories.engine.errors import EngineError, text
+from repositories.engine.omissions import Omission
 from repositories.engine.order import BackupOrder, CheckpointInterval, FreeSpace, Level, Written
 
 RESERVE = FreeSpace(bytes=0, share=0.02)
 CHECKPOINTS = CheckpointInterval()
+OMISSION_HELP = {
+    Omission.ONE_FILE_SYSTEM: "keep mount points below a source as empty folders",
+    Omission.SKIP_CACHES: "leave out what is in a folder with a CACHEDIR.TAG, but for the tag",
+    Omission.SKIP_NODUMP: "leave out what has the nodump flag (chattr +d)",
+}
 
 
 class Contradiction(EngineError):
@@ -41,6 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="write a full, also where an incremental would do")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out; can be repeated")
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="take only; can be repeated")
+    parser.add_argument(
+        "--disk-image",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="files that are overwritten in place, beside those with a usual suffix (.img, ...); can be repeated",
+    )
+    for omission, help_text in OMISSION_HELP.items():
+        parser.add_argument(
+            f"--{omission}", action="append_const", dest="omissions", const=omission, default=[], help=help_text
+        )
     parser.add_argument(
         "--previous-password-file", metavar="FILE", type=Path, help="the password before, when it was changed"
     )
@@ -87,6 +104,8 @@ def _order(
         parent=decided.parent.point if decided.parent else None,
         include=tuple(options.include),
         exclude=tuple(options.exclude),
+        options=frozenset(options.omissions),
+        disk_images=tuple(options.disk_image),
         never=(os.fsencode(root), os.fsencode(root.resolve())),
         level=Level(options.level),
         reserve=RESERVE,

@@ -82,6 +82,7 @@ def _summary(point: Point) -> dict[str, object]:
         "directories": summary.directories,
         "source_bytes": summary.source_bytes,
         "warnings": summary.warnings,
+        "options": list(summary.options),
     }
 
 
@@ -93,7 +94,9 @@ def _line(row: dict[str, object]) -> str:
         return f"{start}closed or damaged           {protection:<13}  {length:>10} stored"
     when = moment(int(str(row["started_at_ns"])))
     files = f"{row['files']:,} files, {size(int(str(row['source_bytes'])))}"
-    return f"{start}{when}  {row['kind']:<11}  {protection:<13}  {length:>10} stored  {files}"
+    options = row["options"]
+    left_out = f" ({', '.join(options)})" if isinstance(options, list) and options else ""
+    return f"{start}{when}  {row['kind']:<11}  {protection:<13}  {length:>10} stored  {files}{left_out}"
 
 
 def run_verify(options: argparse.Namespace, terminal: Terminal) -> Result:

@@ -1,8 +1,8 @@
 """The content of files on its way into blocks: reading, cutting, finding what is stored already, packing.
 
-Small files (up to 512 KiB) are one chunk each and come in batches (small_files.py); larger ones are cut by FastCDC
-(average 1 MiB, 256 KiB to 4 MiB), the holes of sparse files are not read. Chunks are packed into blocks of about
-4 MiB. Sealing and writing blocks is left to writer.py; what is read at all, to compare.py.
+Small files (up to 512 KiB) are one chunk each and come in batches (small_files.py); larger ones are cut where
+cutting.py says, and the holes of sparse files are not read. Chunks are packed into blocks of about 4 MiB. Sealing and
+writing blocks is left to writer.py; what is read at all, to compare.py.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from pyfastcdc import FastCDC
-
-from keys import crypto
+from repositories.engine.cutting import Cuts, Cutter, Cutting
 from repositories.engine.identities import Address, Identities
 from repositories.engine.layout import BLOCK_MAX_RAW_BYTES, BLOCK_TARGET_BYTES, MIB
-from repositories.engine.sealing import INFO
 from repositories.engine.segments import HOLE
 from repositories.engine.small_files import OPEN_FLAGS, SMALL_FILE_BYTES, identity
 from repositories.engine.walk import Stat
 
 RACY_NS = 2_000_000_000
 _READ_BYTES = 8 * MIB
-_MIN_CHUNK, _AVERAGE_CHUNK, _MAX_CHUNK = MIB // 4, MIB, 4 * MIB
 _MAX_HOLE = 0xFFFFFFFF
 
 
@@ -60,6 +56,10 @@ class BegunFile:
 
 class NotRegular(OSError):
     """There is no regular file any more where the walk saw one."""
+
+
+class AnotherFile(Exception):
+    """There is another file where the walk saw one: it may only be read by a way that follows no link."""
 
 
 class Packer:
@@ -143,12 +143,6 @@ class Packer:
             self.flush()
 
 
-def make_cutter(chain_key: bytes) -> FastCDC:
-    """Boundaries differ from chain to chain. The seed is no secret key: sizes may still betray known files."""
-    seed = int.from_bytes(crypto.hkdf(chain_key, salt=b"", info=INFO + b"chunking", length=7), "little")
-    return FastCDC(avg_size=_AVERAGE_CHUNK, min_size=_MIN_CHUNK, max_size=_MAX_CHUNK, seed=seed)
-
-
 class ContentReader:
     """Reads files. read() raises OSError for what cannot be read.
 
@@ -159,24 +153,28 @@ class ContentReader:
     def __init__(
         self,
         packer: Packer,
-        cutter: FastCDC,
+        cutting: Cutting,
         clock: Callable[[], int],
         beat: Callable[[], None],
         pause: Callable[[], None],
         known: dict[bytes, BegunFile],
     ) -> None:
-        self._packer, self._cutter, self._clock, self._beat = packer, cutter, clock, beat
+        self._packer, self._cutting, self._clock, self._beat = packer, cutting, clock, beat
         self._pause, self._known = pause, known
         self.bytes_read = 0
         self.begun: dict[bytes, BegunFile] = {}  # emptied by the caller when their rows are in the manifest
 
-    def read(self, path: bytes, expected: Stat) -> ReadFile:
-        """A file that was replaced since the walk is read as it is now."""
-        fd = os.open(path, OPEN_FLAGS)
+    def read(self, path: bytes, expected: Stat, way: bytes = b"") -> ReadFile:
+        """A file that was changed since the walk is read as it is now. Raises AnotherFile for one that was replaced,
+        unless `way` is given, a path to it that follows no link.
+        """
+        fd = os.open(way or path, OPEN_FLAGS)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise NotRegular(errno.EINVAL, "not a regular file")
+            if not way and (found.st_dev, found.st_ino) != (expected.st_dev, expected.st_ino):
+                raise AnotherFile
             return self._read(path, fd, found)
         finally:
             os.close(fd)
@@ -188,6 +186,7 @@ class ContentReader:
             self.bytes_read += len(data)
             return ReadFile(before, len(data), torn, data)
         chunks = self._begin(path, before)
+        cutter = self._cutting.cutter_for(path, before.st_size)
         size = sum(chunks[3::4])
         for first, end, is_hole in _extents(fd, before):
             start = max(first, size)
@@ -197,7 +196,7 @@ class ContentReader:
                 _add_hole(chunks, end - start)
                 size = end
             else:
-                got = self._cut(fd, start, end, chunks)
+                got = self._cut(fd, start, end, chunks, cutter)
                 size = start + got
                 if got < end - start:
                     break
@@ -209,11 +208,11 @@ class ContentReader:
         facts = _facts(found)
         known = self._known.get(path)
         chunks = array("I", known.chunks if known is not None and known.facts == facts else ())
-        if max(found.st_mtime_ns, found.st_ctime_ns) <= self._clock() - RACY_NS:
+        if max(found.st_mtime_ns, found.st_ctime_ns) <= self._clock() - RACY_NS and found.st_mtime_ns >= -(2**63):
             self.begun[path] = BegunFile(facts, chunks)
         return chunks
 
-    def _cut(self, fd: int, start: int, end: int, chunks: array[int]) -> int:
+    def _cut(self, fd: int, start: int, end: int, chunks: array[int], cutter: Cutter) -> int:
         """Cut and place the bytes from start to end; returns how many there were."""
         position = start
         while position < end:
@@ -223,22 +222,20 @@ class ContentReader:
             if not data:
                 break
             last = position + wanted == end or len(data) < wanted
-            placed = self._place(data, last, chunks)
+            view = memoryview(data)
+            placed = self._place(view, cutter.cut(view, position, last=last), chunks)
             position += placed
             self.bytes_read += placed
             self._pause()
         return position - start
 
-    def _place(self, data: bytes, last: bool, chunks: array[int]) -> int:
-        """Place all chunks; an unfinished one at the end only if it is the last. Returns how many bytes were placed.
-
-        What is left is read again with what follows it, which costs less than copying it.
+    def _place(self, data: memoryview, cuts: Cuts, chunks: array[int]) -> int:
+        """Returns how many bytes were placed. The rest is read again with what follows it, which costs less than
+        copying it.
         """
-        view = memoryview(data)
-        cuts = [(cut.offset, cut.length) for cut in self._cutter.cut_buf(view)]
-        for offset, length in cuts if last else cuts[:-1]:
-            chunks.extend(self._packer.place(view[offset : offset + length]))
-        return len(data) if last else cuts[-1][0]
+        for offset, length in cuts:
+            chunks.extend(self._packer.place(data[offset : offset + length]))
+        return cuts[-1][0] + cuts[-1][1]
 
 
 def iter_file(fd: int, position: int, limit: int) -> Iterator[bytes]:

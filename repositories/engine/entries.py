@@ -20,7 +20,7 @@ class EntryType(Enum):
     DIRECTORY = "directory"
     SYMLINK = "symlink"
     FIFO = "fifo"
-    SOCKET = "socket"  # never stored: a socket cannot be restored; the walk counts it as skipped
+    SOCKET = "socket"  # never stored: a socket cannot be restored; the walk counts those that it passes over
     CHARACTER_DEVICE = "character device"
     BLOCK_DEVICE = "block device"
 

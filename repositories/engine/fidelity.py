@@ -70,8 +70,7 @@ class Fidelity:
     def set_on_link(self, folder: int, name: bytes, entry: Entry) -> None:
         """Set owner and times of a symbolic link itself, never of what it points to; a link has no mode of its own."""
         self._owner(entry, lambda uid, gid: os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False))
-        if entry.xattrs:
-            self._attributes(entry, None)
+        self._attributes_by_name(folder, name, entry)
         self._times_by_name(folder, name, entry)
 
     def set_on_node(self, folder: int, name: bytes, entry: Entry) -> None:
@@ -89,8 +88,7 @@ class Fidelity:
             self.losses.add("mode-not-set", entry.path)
         finally:
             os.close(descriptor)
-        if entry.xattrs:
-            self._attributes(entry, None)
+        self._attributes_by_name(folder, name, entry)
         self._times_by_name(folder, name, entry)
 
     def _owner(self, entry: Entry, change: Callable[[int, int], None]) -> bool:
@@ -112,11 +110,17 @@ class Fidelity:
             mode &= ~SPECIAL_BITS
         return mode
 
-    def _attributes(self, entry: Entry, change: Callable[[bytes, bytes], None] | None) -> None:
+    def _attributes_by_name(self, folder: int, name: bytes, entry: Entry) -> None:
+        """There is no call for a name in an open folder; by way of /proc a link of this name is not followed."""
+        if entry.xattrs:
+            path = b"/proc/self/fd/%d/%s" % (folder, name)
+            self._attributes(entry, lambda key, value: os.setxattr(path, key, value, follow_symlinks=False))
+
+    def _attributes(self, entry: Entry, change: Callable[[bytes, bytes], None]) -> None:
         """Set each extended attribute; one loss an entry, however many of its attributes failed."""
-        failed = change is None
+        failed = False
         for name, value in entry.xattrs:
-            if change is None or (name.startswith(ROOT_ONLY_NAMES) and not self.is_root):
+            if name.startswith(ROOT_ONLY_NAMES) and not self.is_root:
                 failed = True
                 continue
             try:

@@ -16,6 +16,14 @@ from repositories.engine.head import Head
 from repositories.engine.layout import Malformed
 
 
+class _Packed(msgspec.Struct, array_like=True, frozen=True):
+    chain_key: bytes
+    file_keys: dict[bytes, bytes]
+
+    def __repr__(self) -> str:
+        return f"_Packed({len(self.file_keys)} file keys)"  # not the keys
+
+
 class Keyring:
     """Keys never show in a repr."""
 
@@ -33,15 +41,16 @@ def known_keys(head: Head, file_keys: Mapping[UUID, bytes]) -> list[bytes]:
 
 def pack_keyring(keyring: Keyring) -> bytes:
     keys = {file_id.bytes: key for file_id, key in keyring.file_keys.items()}
-    return msgspec.msgpack.encode([keyring.chain_key, keys])
+    return msgspec.msgpack.encode(_Packed(keyring.chain_key, keys))
 
 
 def parse_keyring(raw: bytes) -> Keyring:
     """Raises Malformed."""
     try:
-        chain_key, keys = msgspec.msgpack.decode(raw, type=tuple[bytes, dict[bytes, bytes]])
+        packed = msgspec.msgpack.decode(raw, type=_Packed)
     except msgspec.DecodeError:
         raise Malformed("the keyring cannot be read") from None
+    chain_key, keys = packed.chain_key, packed.file_keys
     if len(chain_key) != KEY_BYTES or any(len(i) != 16 or len(key) != KEY_BYTES for i, key in keys.items()):
         raise Malformed("the keyring has a key of a wrong length")
     return Keyring(chain_key, {UUID(bytes=file_id): key for file_id, key in keys.items()})

@@ -6,6 +6,7 @@ HKDF(chain key, info = "backupsite 1|boundaries") over the path are 0 modulo 2,0
 segment is decided in segments.py.
 
 Raw content of the ROOT item, MessagePack arrays in the order of the fields of Root, Facts, SegmentRow and RunRow here.
+A field with a default may be missing at the end of its array; what follows the fields known here is passed over.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     changed_files: int
     unchanged_files: int
     warnings: int
+    options: list[str] = []  # sorted; the values of Omission
 
 
 class SegmentRow(msgspec.Struct, array_like=True, frozen=True):

@@ -20,6 +20,7 @@ from keys.crypto_slots import PasswordRecipient
 from repositories.engine import chains
 from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, text
 from repositories.engine.head import MAX_SLOTS
+from repositories.engine.omissions import Omission
 from repositories.engine.reader import Point
 
 GIB = 1024**3
@@ -83,6 +84,8 @@ class BackupOrder:
     parent: ParentPoint | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    options: frozenset[Omission] = frozenset()
+    disk_images: tuple[str, ...] = ()  # patterns of files that are cut as such, beside those known by their suffix
     never: tuple[bytes, ...] = ()
     level: Level = Level.BALANCED
     reserve: FreeSpace = field(default_factory=FreeSpace)

@@ -89,6 +89,7 @@ class Summary:
     changed_files: int
     unchanged_files: int
     warnings: int
+    options: tuple[str, ...]  # sorted
     parent_id: UUID | None
     parent_seal_hash: bytes
     signer: bytes  # the raw Ed25519 public key whose signature verified, or empty: unsigned
@@ -391,6 +392,7 @@ def _summary(facts: Facts, seal: Seal) -> Summary:
         changed_files=facts.changed_files,
         unchanged_files=facts.unchanged_files,
         warnings=facts.warnings,
+        options=tuple(facts.options),
         parent_id=None if parent == NO_PARENT else parent,
         parent_seal_hash=seal.statement.parent_seal_hash,
         signer=seal.signer,

@@ -28,7 +28,7 @@ NOTHING, SMALL, LINK, ATTRIBUTES = range(4)
 
 _FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _WORTH_A_FOLDER = 3  # so many entries of one folder pay for opening it
-_NOT_FOR_US = frozenset((errno.EPERM, errno.EACCES, errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
+_GONE = (FileNotFoundError, NotADirectoryError)
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -56,7 +56,8 @@ class Answer(NamedTuple):
     lost: list[tuple[int, int]]  # with the number of the error
     targets: dict[int, bytes]
     xattrs: dict[int, Xattrs]
-    closed_xattrs: list[int]  # entries whose extended attributes cannot be read
+    closed: list[tuple[int, str]]  # entries whose extended attributes cannot be read, and what is to be said of them
+    unread: list[int]  # entries whose extended attributes were not read: their path is too long, or they changed
     boundaries: list[int]
     seconds: float
 
@@ -98,7 +99,8 @@ class BatchReader:
             one.lost,
             one.targets,
             one.xattrs,
-            one.closed_xattrs,
+            one.closed,
+            one.unread,
             one.boundaries,
             time.perf_counter() - started,
         )
@@ -115,7 +117,8 @@ class _Batch:
         self.lost: list[tuple[int, int]] = []
         self.targets: dict[int, bytes] = {}
         self.xattrs: dict[int, Xattrs] = {}
-        self.closed_xattrs: list[int] = []
+        self.closed: list[tuple[int, str]] = []
+        self.unread: list[int] = []
         self.boundaries: list[int] = []
 
     def read(self, request: Request) -> None:
@@ -152,8 +155,9 @@ class _Batch:
                         self._small(number, where + name, at_folder, size, (inode, mtime, ctime, device))
                     except OSError as error:
                         self.lost.append((number, error.errno or errno.EIO))
+                        self.unread += [number] if error.errno == errno.ENAMETOOLONG else []
                 elif kind:
-                    self._other(number, folder + name, kind, device)
+                    self._other(number, folder + name, kind, inode, device)
                 count -= 1
                 if not count:
                     return
@@ -173,48 +177,83 @@ class _Batch:
             found = (after.st_ino, after.st_mtime_ns, after.st_ctime_ns, after.st_dev)
             if length != size or found != expected or after.st_size != size:
                 self.changed.append(number)
+                self.unread.append(number)
                 return
-            if expected[3] not in self._without_xattrs and (names := self._listed(number, fd, expected[3])):
-                self._keep_xattrs(number, fd, names)
+            if expected[3] not in self._without_xattrs:
+                self._attributes(number, fd, expected[3], None)
         finally:
             os.close(fd)
         content = self._buffer[position:end]
         self.identities.append(blake3(content, key=self._keys.identities).digest(length=IDENTITY_BYTES))
         self._position = end
 
-    def _other(self, number: int, path: bytes, kind: int, device: int) -> None:
+    def _other(self, number: int, path: bytes, kind: int, inode: int, device: int) -> None:
         try:
             if kind == LINK:
                 self.targets[number] = os.readlink(path)
+                if not _is_still(path, inode, device):
+                    self.changed.append(number)
         except OSError as error:
             self.lost.append((number, error.errno or errno.EIO))
+        if device not in self._without_xattrs:
+            self._attributes(number, path, device, inode)
+
+    def _attributes(self, number: int, place: int | bytes, device: int, inode: int | None) -> None:
+        """`inode` is given where it has to be made sure that a path still leads to what the walk saw."""
+        try:
+            found = read_attributes(place)
+            if not found.pairs and not found.problem:
+                return
+            if found.pairs and inode is not None and not found.is_usual and not _is_still(place, inode, device):
+                found = Attributes((), "was exchanged while its extended attributes were read")
+        except OSError as error:
+            if error.errno == errno.ENOTSUP:
+                self._without_xattrs.add(device)
+            elif error.errno == errno.ENAMETOOLONG:
+                self.unread.append(number)
+            elif not isinstance(error, _GONE):
+                self.closed.append((number, "has extended attributes that cannot be listed"))
             return
-        if device not in self._without_xattrs and (names := self._listed(number, path, device)):
-            self._keep_xattrs(number, path, names)
+        if found.pairs:
+            self.xattrs[number] = found.pairs
+        if found.problem:
+            self.closed.append((number, found.problem))
 
-    def _listed(self, number: int, place: int | bytes, device: int) -> list[str]:
-        """The names of an entry's extended attributes."""
+
+class Attributes(NamedTuple):
+    """Extended attributes, and what is to be said of those that cannot be read."""
+
+    pairs: Xattrs
+    problem: str = ""
+
+    @property
+    def is_usual(self) -> bool:
+        """Only a label that every file has where there are any; it tells nothing of the content."""
+        return len(self.pairs) == 1 and self.pairs[0][0] == b"security.selinux"
+
+
+def read_attributes(place: int | bytes) -> Attributes:
+    """Of an open file, or of what a path names, which may be a link. Raises OSError where they cannot be listed."""
+    follow = isinstance(place, int)
+    names = os.listxattr(place) if follow else os.listxattr(place, follow_symlinks=False)
+    if not names:
+        return _NO_ATTRIBUTES
+    pairs, lost = [], []
+    for name in sorted(names):
         try:
-            return os.listxattr(place) if isinstance(place, int) else os.listxattr(place, follow_symlinks=False)
+            pairs.append((os.fsencode(name), os.getxattr(place, name, follow_symlinks=follow)))
         except OSError as error:
-            self._closed(number, error, device)
-        return []
+            if error.errno != errno.ENODATA and not isinstance(error, _GONE):  # it was removed meanwhile
+                lost.append(os.fsencode(name).decode("utf-8", "backslashreplace"))
+    return Attributes(tuple(pairs), f"has extended attributes that cannot be read: {', '.join(lost)}" if lost else "")
 
-    def _keep_xattrs(self, number: int, place: int | bytes, names: list[str]) -> None:
-        follow = isinstance(place, int)
-        try:
-            self.xattrs[number] = tuple(
-                (os.fsencode(name), os.getxattr(place, name, follow_symlinks=follow)) for name in sorted(names)
-            )
-        except OSError as error:
-            self._closed(number, error, None)
 
-    def _closed(self, number: int, error: OSError, device: int | None) -> None:
-        """What may not be read by us, or is gone, is passed over; what has no attributes is not asked again."""
-        if error.errno == errno.ENOTSUP and device is not None:
-            self._without_xattrs.add(device)
-        elif error.errno not in _NOT_FOR_US:
-            self.closed_xattrs.append(number)
+_NO_ATTRIBUTES = Attributes(())
+
+
+def _is_still(place: int | bytes, inode: int, device: int) -> bool:
+    now = os.lstat(place) if isinstance(place, bytes) else os.fstat(place)
+    return (now.st_ino, now.st_dev) == (inode, device)
 
 
 def _open_folder(folder: bytes) -> int | None:

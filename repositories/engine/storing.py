@@ -2,14 +2,13 @@
 
 A batch ends at 4 MiB of small files, 1,000 entries or 8 kept segments; then its files are read, a few batches ahead of
 their use, their content is placed, and its rows go to the manifest. Per file there is as little Python as possible: a
-batch is handled in columns. Counting and warning happen here; who reads small files is left to read_ahead.py, what a
-chunk is, and whether it is stored already, to content.py.
+batch is handled in columns. Counting and warning happen here; who reads small files is left to read_ahead.py, what
+it leaves to careful.py, what a chunk is, and whether it is stored already, to content.py.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import stat
 import time
 from array import array
@@ -20,21 +19,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from repositories.engine import segments
+from repositories.engine.careful import Batch, CarefulReader, Contents
 from repositories.engine.columns import Array
 from repositories.engine.compare import Event, Keep, Store
-from repositories.engine.content import RACY_NS, ContentReader, NotRegular, Packer, is_same
-from repositories.engine.errors import text
+from repositories.engine.content import RACY_NS, Packer
 from repositories.engine.layout import BLOCK_TARGET_BYTES
 from repositories.engine.manifest import ManifestBuilder
 from repositories.engine.observer import Observer
 from repositories.engine.read_ahead import BATCHES_AHEAD, ReadAhead, Ticket
 from repositories.engine.segments import (
-    ANCESTOR,
     CHANGED,
-    HARD_LINKED,
     NEW,
     RACY,
-    TORN,
     UNCHANGED,
     Columns,
     Segment,
@@ -49,11 +45,9 @@ from repositories.engine.small_files import (
     Answer,
     Request,
 )
-from repositories.engine.walk import Stat
 
 _BATCH_ENTRIES = 1_000
 _BATCH_SEGMENTS = 8
-_GONE = (FileNotFoundError, NotADirectoryError)
 _IFMT, _IFREG, _IFDIR, _IFLNK = 0o170000, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 
 
@@ -69,7 +63,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class _Batch:
+class _Coming:
     """What comes next, in order: entries to store, and ranges to keep before the n-th of them."""
 
     stores: list[Store] = field(default_factory=list)
@@ -80,23 +74,11 @@ class _Batch:
 class _Begun:
     """A batch whose small files are being read."""
 
-    columns: Columns
-    kinds: Array
-    stats: list[Stat]
+    batch: Batch
     new: list[bool]
     keeps: list[tuple[int, Keep]]
     now_ns: int
     ticket: Ticket
-
-
-@dataclass(slots=True)
-class _Contents:
-    """Of each entry of a batch: flags, and its chunks if it was read here; those of small files are filled in later."""
-
-    flags: Array
-    chunks: dict[int, array[int]] = field(default_factory=dict)
-    small: dict[int, bytes] = field(default_factory=dict)  # content of small files that were read carefully
-    lost: list[int] = field(default_factory=list)
 
 
 class Storer:
@@ -108,7 +90,7 @@ class Storer:
     def __init__(
         self,
         builder: ManifestBuilder,
-        reader: ContentReader,
+        careful: CarefulReader,
         packer: Packer,
         ahead: ReadAhead,
         observer: Observer,
@@ -118,23 +100,25 @@ class Storer:
     ) -> None:
         self.counts = Counts()
         self.news: list[tuple[int, int]] = []  # what became of the entries in order: (UNCHANGED, NEW or CHANGED, count)
-        self.current_path = b""
         self.source_seconds = 0.0
-        self._builder, self._reader, self._packer, self._ahead = builder, reader, packer, ahead
+        self._builder, self._careful, self._packer, self._ahead = builder, careful, packer, ahead
         self._observer, self._clock, self._beat, self._pause = observer, clock, beat, pause
         self._begun: deque[_Begun] = deque()
-        self._linked: dict[tuple[int, int], tuple[Stat, array[int]]] = {}
+
+    @property
+    def current_path(self) -> bytes:
+        return self._careful.current_path
 
     def take_all(self, events: Iterable[Event]) -> None:
         """There may be a million events, so the loop has what it needs at hand."""
-        batch = _Batch()
-        stores, small_bytes, kept_segments = batch.stores, 0, 0
+        coming = _Coming()
+        stores, small_bytes, kept_segments = coming.stores, 0, 0
         for event in events:
             if isinstance(event, Keep):
                 if not stores and not self._begun:
                     self._keep(event)
                     continue
-                batch.keeps.append((len(stores), event))
+                coming.keeps.append((len(stores), event))
                 kept_segments += event.end == len(event.segment)
             else:
                 stores.append(event)
@@ -142,37 +126,37 @@ class Storer:
                 if size <= SMALL_FILE_BYTES:
                     small_bytes += size
             if small_bytes >= BLOCK_TARGET_BYTES or len(stores) >= _BATCH_ENTRIES or kept_segments >= _BATCH_SEGMENTS:
-                self._begin(batch)
-                batch = _Batch()
-                stores, small_bytes, kept_segments = batch.stores, 0, 0
-        self._begin(batch)
+                self._begin(coming)
+                coming = _Coming()
+                stores, small_bytes, kept_segments = coming.stores, 0, 0
+        self._begin(coming)
         while self._begun:
             self._finish(self._begun.popleft())
 
-    def _begin(self, batch: _Batch) -> None:
+    def _begin(self, coming: _Coming) -> None:
         """Have the small files of the batch read; finish those before it that are read, or are too many."""
-        if batch.stores or batch.keeps:
-            self._begun.append(self._asked_for(batch))
+        if coming.stores or coming.keeps:
+            self._begun.append(self._asked_for(coming))
         while self._begun and (len(self._begun) > BATCHES_AHEAD or self._ahead.is_ready(self._begun[0].ticket)):
             self._finish(self._begun.popleft())
 
-    def _asked_for(self, batch: _Batch) -> _Begun:
+    def _asked_for(self, coming: _Coming) -> _Begun:
         self._beat()
-        found = [store[0] for store in batch.stores]
+        found = [store[0] for store in coming.stores]
         stats = [one[2] for one in found]
-        columns = Columns.of([one[0] for one in found], [one[1] for one in found], stats)
-        kinds = _kinds(columns, [one[3] for one in found])
+        columns = self._careful.columns_of([one[0] for one in found], [one[1] for one in found], stats)
+        batch = Batch(columns, _kinds(columns, [one[3] for one in found]), stats)
         if found:
-            self.current_path = columns.folders[0] + columns.names[0]
+            self._careful.current_path = batch.path(0)[1:]
         now_ns = self._clock()
-        ticket = self._ahead.begin(_request(columns, kinds))
-        return _Begun(columns, kinds, stats, [store[1] for store in batch.stores], batch.keeps, now_ns, ticket)
+        ticket = self._ahead.begin(_request(batch))
+        return _Begun(batch, [store[1] for store in coming.stores], coming.keeps, now_ns, ticket)
 
     def _finish(self, begun: _Begun) -> None:
         """Place the content of the batch, and give all rows to the manifest in order."""
         answer = self._ahead.wait(begun.ticket)
         started = time.perf_counter()
-        contents = self._read_rest(begun, answer)
+        contents = self._careful.rest(begun.batch, answer)
         self.source_seconds += answer.seconds + time.perf_counter() - started
         segment = self._segment(begun, answer, contents)
         self._ahead.release(begun.ticket)
@@ -180,12 +164,12 @@ class Storer:
         if contents.lost:
             segment, boundaries = _without(segment, boundaries, contents.lost)
         self._hand_over(segment, boundaries, begun.keeps, contents.lost)
-        self._reader.begun.clear()
+        self._careful.reader.begun.clear()
         self._pause()
 
-    def _segment(self, begun: _Begun, answer: Answer, contents: _Contents) -> Segment:
+    def _segment(self, begun: _Begun, answer: Answer, contents: Contents) -> Segment:
         """All rows of the batch, their content placed."""
-        columns, count = begun.columns, len(begun.columns.names)
+        columns = begun.batch.columns
         chunk_count, chunks = self._place(begun, answer, contents)
         segment = segments.from_columns(
             columns, contents.flags, chunk_count, chunks, self._builder.origins(), answer.targets, answer.xattrs
@@ -193,35 +177,22 @@ class Storer:
         segment.size = np.where(columns.mode & _IFMT == _IFREG, columns.size, np.uint64(0))
         recent = np.maximum(segment.mtime, segment.ctime) > begun.now_ns - RACY_NS
         segment.flags |= np.where(recent & (segment.mode & _IFMT != _IFDIR), np.uint32(RACY), np.uint32(0))
-        segment.news = np.where(np.fromiter(begun.new, bool, count), np.uint32(NEW), np.uint32(CHANGED))
+        segment.news = np.where(np.fromiter(begun.new, bool, len(begun.new)), np.uint32(NEW), np.uint32(CHANGED))
         return segment
 
-    def _place(self, begun: _Begun, answer: Answer, contents: _Contents) -> tuple[Array, Array]:
+    def _place(self, begun: _Begun, answer: Answer, contents: Contents) -> tuple[Array, Array]:
         """The number of chunks of each entry, and all chunks; new content goes into blocks."""
-        read = np.flatnonzero(begun.kinds == SMALL)
+        columns, packer = begun.batch.columns, self._packer
+        read = np.flatnonzero(begun.batch.kinds == SMALL)
         missed = [number for number, _ in answer.lost] + answer.changed
         read = np.setdiff1d(read, missed, assume_unique=True) if missed else read
         joined = answer.identities
         names = [joined[at : at + IDENTITY_BYTES] for at in range(0, len(joined), IDENTITY_BYTES)]
-        sizes = begun.columns.size[read].tolist()
-        addresses = self._packer.place_run(names, sizes, self._ahead.content(begun.ticket))
-        chunk_count = np.zeros(len(begun.columns.names), np.uint32)
-        chunk_count[read] = 1
-        careful = list(contents.small)
-        for number, address in zip(careful, self._packer.place_all(list(contents.small.values())), strict=True):
-            contents.chunks[number] = array("I", address)
-        for number, more in contents.chunks.items():
-            chunk_count[number] = len(more) // 4
+        addresses = packer.place_run(names, columns.size[read].tolist(), self._ahead.content(begun.ticket))
         small = np.array(addresses, np.uint32).reshape(-1, 4)
-        if not contents.chunks:
-            return chunk_count, small
-        starts = np.cumsum(chunk_count, dtype=np.int64) - chunk_count
-        chunks = np.zeros((int(chunk_count.sum()), 4), np.uint32)
-        chunks[starts[read]] = small
-        for number, more in contents.chunks.items():
-            start = int(starts[number])
-            chunks[start : start + len(more) // 4] = np.frombuffer(more, np.uint32).reshape(-1, 4)
-        return chunk_count, chunks
+        for number, address in zip(contents.small, packer.place_all(list(contents.small.values())), strict=True):
+            contents.chunks[number] = array("I", address)
+        return _chunks(len(columns.names), read, small, contents.chunks)
 
     def _hand_over(
         self, segment: Segment, boundaries: list[int], keeps: list[tuple[int, Keep]], lost: list[int]
@@ -239,59 +210,10 @@ class Storer:
         self._count(segment, start, end)
         self._builder.add(segment, start, end, boundaries)
 
-    def _read_rest(self, begun: _Begun, answer: Answer) -> _Contents:
-        """What small_files.py left: large files, linked ones, those that changed. Warnings come in order."""
-        columns, stats = begun.columns, begun.stats
-        ancestors = begun.kinds == NOTHING
-        contents = _Contents(np.where(ancestors, np.uint32(ANCESTOR), np.uint32(0)))
-        lost = dict(answer.lost)
-        large = (columns.mode & _IFMT == _IFREG) & ((columns.size > SMALL_FILE_BYTES) | (columns.links > 1))
-        careful = {*np.flatnonzero(large).tolist(), *answer.changed}
-        for number in sorted({*careful, *lost, *answer.closed_xattrs}):
-            path = b"/" + columns.folders[number] + columns.names[number]
-            self.current_path = path[1:]
-            try:
-                if number in lost:
-                    raise OSError(lost[number], os.strerror(lost[number]))
-                if number in answer.closed_xattrs:
-                    self._warn("xattrs-unreadable", path, "has extended attributes that cannot be read")
-                if number in careful:
-                    self._read_carefully(number, path, stats[number], columns, contents)
-            except OSError as error:
-                self._warn_lost(path, error)
-                contents.lost.append(number)
-        self._reader.bytes_read += int(columns.size[begun.kinds == SMALL].sum()) - int(
-            columns.size[list({*answer.changed, *lost})].sum()
-        )
-        return contents
-
-    def _read_carefully(self, number: int, path: bytes, expected: Stat, columns: Columns, contents: _Contents) -> None:
-        """Large, linked, and changed files. Raises OSError."""
-        self._beat()
-        linked = HARD_LINKED if expected.st_nlink > 1 else 0
-        contents.flags[number] |= linked
-        known = self._linked.get((expected.st_dev, expected.st_ino)) if linked else None
-        if known is not None and is_same(known[0], expected):
-            contents.chunks[number] = known[1]
-            return
-        if not expected.st_size:
-            return
-        read = self._reader.read(path, expected)
-        _replace_row(columns, number, read.stat, read.size)
-        if isinstance(read.content, array):
-            contents.chunks[number] = read.content
-        elif read.content:
-            contents.small[number] = read.content
-        if read.torn:
-            contents.flags[number] |= TORN | RACY
-            self._warn("changed", path, "changed while it was read; the next session reads it again")
-        elif linked and isinstance(read.content, array):
-            self._linked[expected.st_dev, expected.st_ino] = (read.stat, read.content)
-
     def _keep(self, keep: Keep) -> None:
         segment, start, end, shared = keep
         self._count(segment, start, end)
-        self.current_path = segment.path(end - 1)
+        self._careful.current_path = segment.path(end - 1)
         self._builder.keep(segment, start, end, shared)
 
     def _count(self, segment: Segment, start: int, end: int) -> None:
@@ -323,17 +245,6 @@ class Storer:
         if count:
             self.news.append((kind, count))
 
-    def _warn_lost(self, path: bytes, error: OSError) -> None:
-        if isinstance(error, _GONE):
-            self._warn("vanished", path, "vanished before it was read")
-        elif isinstance(error, NotRegular):
-            self._warn("vanished", path, "turned into something else before it was read")
-        else:
-            self._warn("unreadable", path, f"cannot be read: {error.strerror or type(error).__name__}")
-
-    def _warn(self, code: str, path: bytes, what: str) -> None:
-        self._observer.warn(code, path[1:], f"{text(path)} {what}.")
-
 
 def _kinds(columns: Columns, ancestors: list[bool]) -> Array:
     """What small_files.py is to do with each entry."""
@@ -346,12 +257,13 @@ def _kinds(columns: Columns, ancestors: list[bool]) -> Array:
     return kinds
 
 
-def _request(columns: Columns, kinds: Array) -> Request:
+def _request(batch: Batch) -> Request:
+    columns = batch.columns
     runs = [(b"/" + folder, len(list(same))) for folder, same in itertools.groupby(columns.folders)]
     return Request(
         runs,
         b"\0".join(columns.names),
-        kinds.tobytes(),
+        batch.kinds.tobytes(),
         columns.size.tobytes(),
         columns.inode.tobytes(),
         columns.mtime.tobytes(),
@@ -360,13 +272,21 @@ def _request(columns: Columns, kinds: Array) -> Request:
     )
 
 
-def _replace_row(columns: Columns, number: int, found: Stat, size: int) -> None:
-    """A file is what it was when it was opened, not what the walk saw; `size` is what was read."""
-    columns.mode[number], columns.links[number] = found.st_mode, found.st_nlink
-    columns.uid[number], columns.gid[number] = found.st_uid, found.st_gid
-    columns.device[number], columns.rdev[number] = found.st_dev, found.st_rdev
-    columns.inode[number], columns.size[number] = found.st_ino, size
-    columns.mtime[number], columns.ctime[number] = found.st_mtime_ns, found.st_ctime_ns
+def _chunks(count: int, read: Array, small: Array, others: dict[int, array[int]]) -> tuple[Array, Array]:
+    """The number of chunks of each of `count` entries, and all chunks: one of each entry of `read`, and the others'."""
+    chunk_count = np.zeros(count, np.uint32)
+    chunk_count[read] = 1
+    if not others:
+        return chunk_count, small
+    for number, more in others.items():
+        chunk_count[number] = len(more) // 4
+    starts = np.cumsum(chunk_count, dtype=np.int64) - chunk_count
+    chunks = np.zeros((int(chunk_count.sum()), 4), np.uint32)
+    chunks[starts[read]] = small
+    for number, more in others.items():
+        start = int(starts[number])
+        chunks[start : start + len(more) // 4] = np.frombuffer(more, np.uint32).reshape(-1, 4)
+    return chunk_count, chunks
 
 
 def _without(segment: Segment, boundaries: list[int], lost: list[int]) -> tuple[Segment, list[int]]:

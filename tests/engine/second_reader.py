@@ -160,7 +160,7 @@ class SecondReader:
     def _keyring(self) -> tuple[bytes, dict[bytes, bytes]]:
         if self.key is None:
             return hashlib.sha256(P + b"plain chain|" + self.chain).digest(), {}
-        chain_key, keys = unpack_message(self._digested(self.keyring_number, KEYRING, self.seal[128:160]))
+        chain_key, keys, *_later = unpack_message(self._digested(self.keyring_number, KEYRING, self.seal[128:160]))
         return chain_key, keys
 
     def other(self, file: bytes, opened: dict[bytes, "SecondReader"]) -> "SecondReader":
@@ -192,8 +192,8 @@ class SecondReader:
         """Path: (mode, mtime in ns, content or link target)."""
         opened: dict[bytes, SecondReader] = {}
         found: dict[bytes, tuple[int, int, bytes]] = {}
-        _facts, origins, segments, _runs = self.root
-        for origin, number, tag, entries, first, last in segments:
+        _facts, origins, segments, _runs, *_later = self.root
+        for origin, number, tag, entries, first, last, *_later in segments:
             rows = list(self._segment(self._item_of(origins[origin], number, SEGMENT, opened, tag), opened))
             check(len(rows) == entries and rows[0][0] == first and rows[-1][0] == last, "segment")
             found.update({path: (mode, mtime, content) for path, mode, mtime, content in rows})
@@ -213,10 +213,8 @@ class SecondReader:
         origin, block = table.column(chunk_count, 4), table.column(chunk_count, 4, delta=True)
         stored, length = table.column(chunk_count, 4), table.column(chunk_count, 4)
         names = table.take(names_length).split(b"\0")
-        folders, _devices, origins, targets, _rdevs, _xattrs = unpack_message(
-            table.take(extras_length),
-            strict=False,
-            type=tuple[list[bytes], list, list[bytes], dict[int, bytes], dict[int, int], dict[int, list]],
+        folders, _devices, origins, targets, _rdevs, _xattrs, *_later = msgspec.msgpack.Decoder(strict=False).decode(
+            table.take(extras_length)
         )
         chunks, before = [], (None, None, 0)
         for o, b, s, n in zip(origin, block, stored, length, strict=True):

@@ -16,6 +16,7 @@ from repositories.engine.backup import CheckpointInterval, Kind, Level, ParentPo
 from repositories.engine.errors import AlreadyExists
 from repositories.engine.layout import BODY_OFFSET, ItemKind
 from repositories.engine.merging import MergeOrder, merge
+from repositories.engine.omissions import Omission
 from repositories.engine.records import whole_records
 from repositories.engine.settling import settle
 from repositories.engine.verify import verify
@@ -230,6 +231,7 @@ CHANGES: dict[str, tuple[Callable[[Chain, Path], dict], str]] = {
     "exclude": (lambda _c, _s: {"exclude": ("*.tmp",)}, "the patterns were changed"),
     "include": (lambda _c, _s: {"include": ("[0-9]",)}, "the patterns were changed"),
     "level": (lambda _c, _s: {"level": Level.NONE}, "the level was changed"),
+    "options": (lambda _c, _s: {"options": frozenset({Omission.SKIP_CACHES})}, "the options were changed"),
     "password": (lambda _c, _s: {"passwords": ("another",)}, "its recipients were changed"),
     "one more": (lambda _c, _s: {"passwords": ("correct horse", "another")}, "its recipients were changed"),
     "disabled": (lambda _c, _s: {"passwords": ()}, "encryption was disabled"),

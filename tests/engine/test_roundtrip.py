@@ -145,7 +145,7 @@ def test_holes_are_neither_read_nor_stored(chain: Chain, source: Path) -> None:
         assert content_of(point, entry.path) == (source / "sparse").read_bytes()
 
 
-def test_sockets_are_passed_over(chain: Chain, tmp_path: Path) -> None:
+def test_sockets_are_passed_over_and_counted(chain: Chain, tmp_path: Path) -> None:
     short = Path(os.path.realpath(tmp_path)) / "s"
     short.mkdir()
     chain.source = short
@@ -153,11 +153,17 @@ def test_sockets_are_passed_over(chain: Chain, tmp_path: Path) -> None:
         folder = os.open(short, os.O_RDONLY)
         listener.bind(f"/proc/self/fd/{folder}/x")
         os.close(folder)
-        observer = Recorder()
-        chain.write(observer=observer)
-    with chain.open() as point:
+        os.link(short / "x", short / "y")
+        for fields, count in (({}, 2), ({"exclude": ("y",)}, 1), ({"include": ("x", "z")}, 1)):
+            observer = Recorder()
+            chain.write(observer=observer, **fields)
+            assert observer.warnings == [] and [code for code, _ in observer.notes] == ["sockets-skipped"]
+            assert f": {count}." in observer.notes[0][1]
+        chain.write(sources=(os.fsencode(short / "x"),))
+    with chain.open(0) as point:
         assert paths(point.list_folder(inside(short))) == []
-    assert observer.warnings == []
+    with chain.open() as point:
+        assert [entry for entry in point.walk() if not entry.ancestor] == []
 
 
 def test_an_incremental_has_everything(chain: Chain, source: Path) -> None:

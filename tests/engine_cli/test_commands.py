@@ -261,3 +261,15 @@ def test_what_a_killed_backup_left_is_removed_by_the_next(engine: Engine, tree: 
     (tree / "large").unlink()
     assert engine("backup", tree, "--to", repository).code == 0
     assert all(path.name.isdigit() for path in repository.rglob("*") if path.is_file())
+
+
+def test_what_is_left_out_by_option(engine: Engine, tree: Path, tmp_path: Path) -> None:
+    repository, into = tmp_path / "repository", tmp_path / "into"
+    (tree / "docs" / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
+    written = engine("backup", tree, "--to", repository, "--skip-caches", "--one-file-system")
+    assert written.code == 0, written.stderr
+    listed = engine("list", repository)
+    assert listed.result["points"][0]["options"] == ["one-file-system", "skip-caches"]
+    assert "(one-file-system, skip-caches)" in engine("list", repository, as_json=False).stdout
+    assert engine("recover", repository, "--into", into).code == 0
+    assert os.listdir(restored_at(into, tree) / "docs") == ["CACHEDIR.TAG"]
