@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from repositories.engine.backup import Level
 from repositories.engine.layout import MIB
 from repositories.engine.manifest import BOUNDARY_MODULUS, Boundaries
-from tests.engine.lab import Chain, content_of, inside
+from tests.engine.lab import Chain, content_of, folder_in_memory, inside
 
 FILES = 10_000
 A_FOLDER = 100
@@ -32,9 +32,10 @@ def fixed_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    (tmp_path / "source").mkdir()
-    return tmp_path / "source"
+def source(tmp_path: Path) -> Iterator[Path]:
+    with folder_in_memory(tmp_path) as folder:
+        (folder / "source").mkdir()
+        yield folder / "source"
 
 
 @pytest.fixture
