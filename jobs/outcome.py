@@ -41,8 +41,8 @@ Result codes (`result_code`, `result_params`):
         stopped-outside      (nothing): the console was stopped
 
 Codes of log lines: plan, adopted, leftover-removed, resumed, unfinished-held, sockets-skipped, chain-damaged,
-deletion-finished, pruned, tidy-up-failed, log-rest, protocol, damaged-part, damaged-file, verify-note, done, stopped, failed, and the codes of the
-engine's warnings.
+deletion-finished, pruned, tidy-up-failed, log-rest, protocol, damaged-part, damaged-file, verify-note, done, stopped,
+failed, and the codes of the engine's warnings.
 """
 
 from __future__ import annotations

@@ -13,15 +13,16 @@ from repositories.engine.layout import MIB
 from repositories.engine.patterns import Patterns
 from repositories.engine.restore import RestoreOrder, restore
 from repositories.engine.walk import Walk, clean_sources
-from tests.engine.lab import Chain, Recorder, inside, write_tree
+from tests.engine.lab import Chain, Recorder, folder_in_memory, inside, write_tree
 
 GIB = 1024 * MIB
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    (tmp_path / "source").mkdir()
-    return tmp_path / "source"
+def source(tmp_path: Path) -> Iterator[Path]:
+    with folder_in_memory(tmp_path) as folder:
+        (folder / "source").mkdir()
+        yield folder / "source"
 
 
 @pytest.fixture
