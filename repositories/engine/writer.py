@@ -235,10 +235,13 @@ class FileWriter:
             raise unwritable(self.final, error) from error
 
     def abort(self) -> None:
-        """Stop the threads and remove the temporary file, and the folder if nothing else is in it."""
+        """Stop the threads and remove the temporary file, and the folder if nothing else is in it.
+
+        What a failing disk does not let go is left to the next session: the error that led here is what is to be told.
+        """
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(self.path)
         with contextlib.suppress(OSError):  # not empty, which is the usual case
             self.path.parent.rmdir()

@@ -40,10 +40,12 @@ _PWRITE = os.pwrite
 Fault = Callable[[Call], Any]
 
 
-def failing(number: int) -> Fault:
-    """With this errno, and nothing done."""
+def failing(number: int, *, but: tuple[str, ...] = ()) -> Fault:
+    """With this errno, and nothing done; calls of the names `but` work."""
 
-    def fail(_call: Call) -> Any:
+    def fail(call: Call) -> Any:
+        if call.name in but:
+            return call.make()
         raise OSError(number, os.strerror(number))
 
     return fail
@@ -85,10 +87,10 @@ def stopped(call: Call) -> Any:
 class Watch:
     """The names of the calls so far; calls of other threads are counted as well."""
 
-    def __init__(self, at: int | None, fault: Fault | None) -> None:
+    def __init__(self, at: int | None, fault: Fault | None, lasting: bool) -> None:
         self.made: list[str] = []
         self.struck = False
-        self._at, self._fault, self._lock = at, fault, threading.Lock()
+        self._at, self._fault, self._lasting, self._lock = at, fault, lasting, threading.Lock()
 
     def take(self, call: Call) -> Any:
         if call.name == "open" and not (len(call.arguments) > 1 and call.arguments[1] & os.O_CREAT):
@@ -96,19 +98,24 @@ class Watch:
         with self._lock:
             number = len(self.made)
             self.made.append(call.name)
-        if number != self._at or self._fault is None or (self._fault in _OF_WRITES and call.name not in WRITES):
+        if self._fault is None or self._at is None or not self._strikes(number, call):
             return call.make()
         self.struck = True
         return self._fault(call)
+
+    def _strikes(self, number: int, call: Call) -> bool:
+        if self._fault in _OF_WRITES and call.name not in WRITES:
+            return False
+        return number == self._at or (self._lasting and number > (self._at or 0))
 
 
 _OF_WRITES = (cut_short, full_in_the_middle)
 
 
 @contextmanager
-def watched(at: int | None = None, fault: Fault | None = None) -> Iterator[Watch]:
-    """Count the calls; the one with the number `at`, from 0, becomes the fault."""
-    watch, before = Watch(at, fault), {name: getattr(os, name) for name in NAMES}
+def watched(at: int | None = None, fault: Fault | None = None, *, lasting: bool = False) -> Iterator[Watch]:
+    """Count the calls; the one with the number `at`, from 0, becomes the fault; if `lasting`, with all that follow."""
+    watch, before = Watch(at, fault, lasting), {name: getattr(os, name) for name in NAMES}
 
     def exchanged(name: str) -> Callable[..., Any]:
         return lambda *arguments, **more: watch.take(Call(name, arguments, more, before[name]))

@@ -39,7 +39,7 @@ from tests.engine.random_trees import EDITS, Edit, RandomTree, Truth, below, tru
 
 FIRST, SECOND = "correct horse", "battery staple"
 numbers = st.integers(0, 999)
-edits = st.lists(st.tuples(st.sampled_from(sorted(EDITS)), numbers, numbers), min_size=1, max_size=6)
+edits = st.lists(st.tuples(st.sampled_from(sorted(EDITS)), numbers, numbers), max_size=6)
 # At which call it is killed, and whether before it or in its middle; most works make between 8 and 40 calls.
 kills = st.none() | st.tuples(st.integers(0, 24), st.booleans())
 Kill = tuple[int, bool] | None
