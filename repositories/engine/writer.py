@@ -216,6 +216,13 @@ class FileWriter:
 
         Raises AlreadyExists, RepositoryUnwritable; of the latter the file may have its name already, and is whole then.
         """
+        if not self._has_its_name():
+            raise RepositoryUnwritable(
+                f"The unfinished file {text(self.path)} was removed or exchanged while it was written, so nothing was "
+                "published. Let nobody else change the repository; then start the session again.",
+                path=text(self.path),
+                reason="the unfinished file was removed or exchanged",
+            )
         try:
             os.link(self.path, self.final)
         except FileExistsError:
@@ -242,7 +249,8 @@ class FileWriter:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
         with contextlib.suppress(OSError):
-            os.unlink(self.path)
+            if self._has_its_name():
+                os.unlink(self.path)
         with contextlib.suppress(OSError):  # not empty, which is the usual case
             self.path.parent.rmdir()
         self.close()
@@ -252,6 +260,13 @@ class FileWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _has_its_name(self) -> bool:
+        """False if somebody removed the file meanwhile; another writer may go on with a copy under the same name."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
     def _submit(self, kind: ItemKind, number: int, parts: Sequence[Buffer], level: int | None) -> None:
         while len(self._pending) > self._threads:
