@@ -161,6 +161,8 @@ class Identities:
         keys = np.ascontiguousarray(joined[:, :8]).view(_KEY).reshape(-1).astype(np.uint64)
         rest = np.ascontiguousarray(joined[:, 8:]).view(_REST).reshape(-1)
         for run in (*self._fresh, *self.loaded()):
+            if not len(run):
+                continue  # a merge has left out everything that it names
             at = np.searchsorted(run.keys, keys)
             at[at == len(run.keys)] = 0
             hits = np.flatnonzero((run.keys[at] == keys) & (run.rest[at] == rest))

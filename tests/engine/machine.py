@@ -40,9 +40,12 @@ from tests.engine.random_trees import EDITS, Edit, RandomTree, Truth, below, tru
 FIRST, SECOND = "correct horse", "battery staple"
 numbers = st.integers(0, 999)
 edits = st.lists(st.tuples(st.sampled_from(sorted(EDITS)), numbers, numbers), max_size=6)
-# At which call it is killed, and whether before it or in its middle; most works make between 8 and 40 calls.
-kills = st.none() | st.tuples(st.integers(0, 24), st.booleans())
-Kill = tuple[int, bool] | None
+Kill = tuple[int, bool] | None  # at which call it is killed, and whether before it or in its middle
+
+
+def kills(calls: int) -> st.SearchStrategy[Kill]:
+    """For a work that makes about so many calls."""
+    return st.none() | st.tuples(st.integers(0, calls), st.booleans())
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         self._source = self._folder / "source"
         self._tree = RandomTree(self._source)
         self._points: list[Kept] = []
-        self._has_parts = self._has_deleting = False
+        self._has_parts = self._has_deleting = self._begun_as_full = False
         self._steps = 0
 
     @initialize(encrypted=st.booleans(), edits=edits)
@@ -83,11 +86,14 @@ class Machine(RuleBasedStateMachine):
 
     # What adds points
 
-    @rule(edits=edits, is_full=st.sampled_from([False, False, False, True]), kill=kills, often=st.booleans())
+    @rule(edits=edits, is_full=st.sampled_from([False, False, False, True]), kill=kills(36), often=st.booleans())
     def back_up(self, edits: list[Edit], is_full: bool, kill: Kill, often: bool) -> None:
-        """`often`: with checkpoints, so that a killed one is written on; all files count as racy without them."""
+        """`often`: with checkpoints, so that a killed one is written on; all files count as racy without them.
+
+        One that was killed is tried again as what it was, but for a full that is wanted in its place.
+        """
         self._edit(edits)
-        is_full = is_full or not self._points
+        is_full = is_full or self._begun_as_full or not self._points
         order = BackupOrder(
             **self._common(),
             sequence=self._next(),
@@ -106,11 +112,12 @@ class Machine(RuleBasedStateMachine):
             self._happened["resumed"] += written.resumed
             assert written.warnings == 0
         self._has_parts = written is None
+        self._begun_as_full = is_full and self._next() == order.sequence
         self._check(self._points[-1:])
         let_the_clock_move(self._folder / "clock")
 
     @precondition(lambda self: self._points and len(self._runs()[-1]) > 2)
-    @rule(kill=kills)
+    @rule(kill=kills(16))
     def synthesize(self, kill: Kill) -> None:
         newest = self._newest()
         assert newest is not None
@@ -133,7 +140,7 @@ class Machine(RuleBasedStateMachine):
     # What takes points away
 
     @precondition(lambda self: self._mergeable() and not self._unsettled())
-    @rule(which=numbers, kill=kills)
+    @rule(which=numbers, kill=kills(20))
     def merge(self, which: int, kill: Kill) -> None:
         candidates = self._mergeable()
         at = candidates[which % len(candidates)]
@@ -148,7 +155,7 @@ class Machine(RuleBasedStateMachine):
         self._check(self._points)
 
     @precondition(lambda self: self._unsettled())
-    @rule(kill=kills)
+    @rule(kill=kills(12))
     def settle(self, kill: Kill) -> None:
         (path,), newest = self._unsettled(), self._newest()
         assert newest is not None
@@ -157,7 +164,7 @@ class Machine(RuleBasedStateMachine):
         self._check(self._points)
 
     @precondition(lambda self: len(self._runs()) > 1 and not self._unsettled())
-    @rule(kill=kills)
+    @rule(kill=kills(8))
     def prune(self, kill: Kill) -> None:
         """The oldest run goes as a whole, its newest point first."""
         doomed = self._runs()[0]
@@ -165,7 +172,7 @@ class Machine(RuleBasedStateMachine):
         self._delete("prune", [point.sequence for point in reversed(doomed)], kill, steps)
 
     @precondition(lambda self: len(self._points) > 4 and not self._unsettled())
-    @rule(kill=kills)
+    @rule(kill=kills(4))
     def delete_the_newest(self, kill: Kill) -> None:
         self._delete("deletion", [self._points[-1].sequence], kill, [self._points[:-1]])
 
@@ -177,7 +184,7 @@ class Machine(RuleBasedStateMachine):
         self._passwords = (SECOND,) if self._passwords == (FIRST,) else (FIRST,)
 
     @precondition(lambda self: self._passwords and self._points)
-    @rule(which=numbers, add=st.sampled_from([FIRST, SECOND]), take_away=st.booleans(), kill=kills)
+    @rule(which=numbers, add=st.sampled_from([FIRST, SECOND]), take_away=st.booleans(), kill=kills(4))
     def rewrap(self, which: int, add: str, take_away: bool, kill: Kill) -> None:
         """Killed, it may leave two copies of the head that differ: what opens one of them opens the point."""
         at = which % len(self._points)
