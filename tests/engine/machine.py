@@ -26,7 +26,7 @@ from repositories.engine.backup import BackupOrder, CheckpointInterval, Kind, Le
 from repositories.engine.errors import CannotUnwrap
 from repositories.engine.keyring import known_keys
 from repositories.engine.merging import MergeOrder, merge
-from repositories.engine.reader import FileKey, Kek, Secret, open_point
+from repositories.engine.reader import FileKey, Kek, Secret, inspect, open_point
 from repositories.engine.restore import RestoreOrder, restore
 from repositories.engine.rewrap import rewrap
 from repositories.engine.settling import settle, unsettled
@@ -186,16 +186,25 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self._passwords and self._points)
     @rule(which=numbers, add=st.sampled_from([FIRST, SECOND]), take_away=st.booleans(), kill=kills(4))
     def rewrap(self, which: int, add: str, take_away: bool, kill: Kill) -> None:
-        """Killed, it may leave two copies of the head that differ: what opens one of them opens the point."""
+        """Killed, it may leave two copies of the head that differ: what opens one of them opens the point.
+
+        The next one begins with the newer copy.
+        """
         at = which % len(self._points)
         point, path, secret = self._points[at], self._paths()[at], self._secret(self._points[at])
         assert secret is not None
         other, added = SECOND if add == FIRST else FIRST, (recipient(add),)
         removed = ((recipient(other).record, 1),) if take_away else ()
-        wanted = (point.passwords | {add}) - (frozenset((other,)) if take_away else frozenset())
+        records = {slot.record for slot in inspect(path).slots}
+        before = frozenset(password for password in (FIRST, SECOND) if recipient(password).record in records)
+        assert before <= point.passwords if point.is_torn else before == point.passwords
+        after = (before | {add}) - (frozenset((other,)) if take_away else frozenset())
         done = self._run("rewrap", kill, lambda: rewrap(path, secret, added, removed).generation)
         opened_by = self._opened_by(path)
-        assert opened_by == wanted if done else opened_by in (wanted, point.passwords, wanted | point.passwords)
+        if done:
+            assert opened_by == after
+        else:
+            assert opened_by <= after | point.passwords and (opened_by >= before or opened_by >= after)
         self._points[at] = replace(point, passwords=opened_by, is_torn=done is None)
         self._check([self._points[at]])
 

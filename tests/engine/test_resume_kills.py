@@ -16,6 +16,7 @@ from repositories.engine import chains, sealing, storing, writer
 from repositories.engine.backup import CheckpointInterval, Kind, Level, Written
 from repositories.engine.errors import AlreadyExists, RepositoryUnwritable
 from repositories.engine.verify import verify
+from tests import soak
 from tests.engine.children import Child, Killed, in_child
 from tests.engine.disk_calls import Fault, killed, killed_in_the_middle, stopped, watched
 from tests.engine.lab import Chain, Recorder, facts_in_point, facts_on_disk, inside, write_tree
@@ -174,7 +175,8 @@ def test_whatever_was_killed_is_written_on_and_no_nonce_is_repeated(
     chain: Chain, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int, branches: int
 ) -> None:
     """The repository is copied at every kill; from each copy several go on with sources that differ, and are killed."""
-    seals, dice = Seals(tmp_path / "seals", monkeypatch), random.Random(23)
+    seals = Seals(tmp_path / "seals", monkeypatch)
+    dice = random.Random(23 if branches < 10 else soak.seed())
     states: list[Path | None] = [None]
     resumed = ended = 0
 
