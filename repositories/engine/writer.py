@@ -405,6 +405,8 @@ def _create(folder: Path, path: Path) -> int:
     except FileExistsError:
         raise AnotherWriter(f"Another writer has {text(path)} open.", path=text(path)) from None
     except OSError as error:
+        with contextlib.suppress(OSError):  # was not made, or is not empty, which is the usual case
+            folder.rmdir()
         raise unwritable(path, error) from error
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
