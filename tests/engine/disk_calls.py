@@ -87,7 +87,7 @@ def stopped(call: Call) -> Any:
 class Watch:
     """The names of the calls so far; calls of other threads are counted as well."""
 
-    def __init__(self, at: int | None, fault: Fault | None, lasting: bool) -> None:
+    def __init__(self, at: int | str | None, fault: Fault | None, lasting: bool) -> None:
         self.made: list[str] = []
         self.struck = False
         self._at, self._fault, self._lasting, self._lock = at, fault, lasting, threading.Lock()
@@ -96,25 +96,30 @@ class Watch:
         if call.name == "open" and not (len(call.arguments) > 1 and call.arguments[1] & os.O_CREAT):
             return call.make()
         with self._lock:
+            if self._at == call.name:
+                self._at = len(self.made)
             number = len(self.made)
             self.made.append(call.name)
-        if self._fault is None or self._at is None or not self._strikes(number, call):
+        if self._fault is None or not self._strikes(number, call):
             return call.make()
         self.struck = True
         return self._fault(call)
 
     def _strikes(self, number: int, call: Call) -> bool:
-        if self._fault in _OF_WRITES and call.name not in WRITES:
+        if not isinstance(self._at, int) or (self._fault in _OF_WRITES and call.name not in WRITES):
             return False
-        return number == self._at or (self._lasting and number > (self._at or 0))
+        return number == self._at or (self._lasting and number > self._at)
 
 
 _OF_WRITES = (cut_short, full_in_the_middle)
 
 
 @contextmanager
-def watched(at: int | None = None, fault: Fault | None = None, *, lasting: bool = False) -> Iterator[Watch]:
-    """Count the calls; the one with the number `at`, from 0, becomes the fault; if `lasting`, with all that follow."""
+def watched(at: int | str | None = None, fault: Fault | None = None, *, lasting: bool = False) -> Iterator[Watch]:
+    """Count the calls. One becomes the fault, if `lasting` with all that follow it.
+
+    `at` is its number, from 0, or a name: the first call of it. How many writes there are depends a little on threads.
+    """
     watch, before = Watch(at, fault, lasting), {name: getattr(os, name) for name in NAMES}
 
     def exchanged(name: str) -> Callable[..., Any]:
