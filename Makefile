@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup setup-dev run test screenshots bench bench-page lint format types ci pins chromium
+.PHONY: setup setup-dev run test soak screenshots bench bench-page lint format types ci pins chromium
 
 setup:
 	@.ci/setup "$(PYTHON)" requirements.txt
@@ -18,6 +18,10 @@ run: setup
 
 test: setup-dev chromium
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# The long versions of tests. The seed is printed: SEED=7 repeats a run, ROUNDS=10 makes it ten times as long.
+soak: setup-dev
+	@SEED="$(SEED)" ROUNDS="$(ROUNDS)" $(BIN)/python -m pytest -m soak -n 2 --timeout 0 $(ARGS)
 
 chromium:
 	@.ci/chromium

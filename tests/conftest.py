@@ -1,5 +1,5 @@
-"""One embedded Postgres per run of pytest, started by the process that controls the run, and the time each folder
-took.
+"""One embedded Postgres per run of pytest, started by the process that controls the run; the seed of long tests, and
+the time each folder took.
 """
 
 import os
@@ -11,6 +11,7 @@ import pytest
 
 from backupsite import postgres
 from backupsite.config import socket_folder
+from tests import soak
 from tests.settings import RUN_FOLDER
 
 server_key = pytest.StashKey[postgres.Server]()
@@ -22,12 +23,17 @@ def place_of_run() -> postgres.Place:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    soak.choose_seed()
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     server = postgres.start(place_of_run())
     config.stash[server_key] = server
     server.wait_until_ready()
     server.ensure_database()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [f"seed of the long tests: SEED={soak.seed()}"] if config.option.markexpr == "soak" else []
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -277,8 +277,8 @@ class _Session:
         fresh = self._identities.fresh()
         if fresh is None:
             return known
+        loaded = list(self._identities.loaded())  # also where all that is new was adopted, and nothing was looked up
         known = known[self._runs_loaded_from :] if self._base else known
-        loaded = list(self._identities.loaded)
         while loaded and (len(loaded[-1]) <= 2 * len(fresh) or len(loaded) >= MAX_IDENTITY_RUNS):
             if len(loaded[-1]) + len(fresh) > MAX_IDENTITIES and len(loaded) < MAX_IDENTITY_RUNS:
                 break

@@ -24,7 +24,7 @@ from uuid import UUID
 from repositories.engine.errors import AnotherWriter, CorruptFile, EngineError, MissingFile, damaged, text
 from repositories.engine.head import Head, open_for_reading, read_heads
 from repositories.engine.records import has_checkpoint
-from repositories.engine.writer import UNFINISHED_SUFFIX, fsync_folder
+from repositories.engine.writer import UNFINISHED_SUFFIX, fsync_folder, unwritable
 
 DELETING_SUFFIX = ".deleting"
 ADOPTABLE_NS = 24 * 3600 * 1_000_000_000
@@ -121,16 +121,19 @@ def file_path(root: Path, chain_id: UUID, sequence: int) -> Path:
 def delete_file(path: Path) -> None:
     """Rename to `.deleting`, unlink, fsync of the folder. A file that is gone already is fine.
 
-    A deletion that was interrupted after the rename is finished.
+    A deletion that was interrupted after the rename is finished. Raises RepositoryUnwritable; it can be done again.
     """
     doomed = path if path.name.endswith(DELETING_SUFFIX) else path.with_name(path.name + DELETING_SUFFIX)
-    if doomed != path:
+    try:
+        if doomed != path:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, doomed)
+                fsync_folder(path.parent)
         with contextlib.suppress(FileNotFoundError):
-            os.rename(path, doomed)
+            os.unlink(doomed)
             fsync_folder(path.parent)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(doomed)
-        fsync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def leftovers(root: Path, clock: Callable[[], int] = time.time_ns, *, adoptable_too: bool = False) -> list[Path]:
@@ -285,11 +288,13 @@ def _is_held(path: Path) -> bool:
 
 
 def remove_locked(fd: int, path: Path) -> None:
-    """Unlink while holding the lock, so that no writer can have it; `fd` is closed."""
+    """Unlink while holding the lock, so that no writer can have it; `fd` is closed. Raises RepositoryUnwritable."""
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         fsync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
         os.close(fd)
 

@@ -97,8 +97,8 @@ def join(parts: list[Run]) -> Run:
 class Identities:
     """All identities of a session: the runs of the parent, and what this session adds. Origin 0 is the own file.
 
-    `load` gives the parent's runs; it is called when the first chunk must be looked up. `adopted` are runs that an
-    earlier process added to the same file.
+    `load` gives the parent's runs; it is called when the first chunk must be looked up, or when they are asked for.
+    `adopted` are runs that an earlier process added to the same file.
     """
 
     def __init__(self, load: Callable[[], list[Run]], adopted: Sequence[Run] = ()) -> None:
@@ -108,11 +108,9 @@ class Identities:
         self._recent: dict[bytes, Address] = {}
 
     def find(self, identities: list[bytes]) -> list[Address | None]:
-        if self._loaded is None:
-            self._loaded = self._load()
-        recent = self._recent
+        loaded, recent = self.loaded(), self._recent
         found: list[Address | None] = [recent.get(identity) for identity in identities]
-        if self._loaded or self._fresh:
+        if loaded or self._fresh:
             self._find_in_runs(identities, found)
         return found
 
@@ -147,16 +145,19 @@ class Identities:
         while len(self._fresh) > 1 and len(self._fresh[-2]) < 2 * len(self._fresh[-1]):
             self._fresh[-2:] = [merge(self._fresh[-2:])]
 
-    @property
     def loaded(self) -> list[Run]:
-        """The parent's runs as load() gave them; empty if nothing was looked up."""
-        return self._loaded or []
+        """The parent's runs, loaded now if nothing was looked up so far."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
 
     def _find_in_runs(self, identities: list[bytes], found: list[Address | None]) -> None:
         joined = np.frombuffer(b"".join(identities), dtype=np.uint8).reshape(-1, IDENTITY_BYTES)
         keys = np.ascontiguousarray(joined[:, :8]).view(_KEY).reshape(-1).astype(np.uint64)
         rest = np.ascontiguousarray(joined[:, 8:]).view(_REST).reshape(-1)
-        for run in (*self._fresh, *self.loaded):
+        for run in (*self._fresh, *self.loaded()):
+            if not len(run):
+                continue  # a merge has left out everything that it names
             at = np.searchsorted(run.keys, keys)
             at[at == len(run.keys)] = 0
             hits = np.flatnonzero((run.keys[at] == keys) & (run.rest[at] == rest))

@@ -216,6 +216,13 @@ class FileWriter:
 
         Raises AlreadyExists, RepositoryUnwritable; of the latter the file may have its name already, and is whole then.
         """
+        if not self._has_its_name():
+            raise RepositoryUnwritable(
+                f"The unfinished file {text(self.path)} was removed or exchanged while it was written, so nothing was "
+                "published. Let nobody else change the repository; then start the session again.",
+                path=text(self.path),
+                reason="the unfinished file was removed or exchanged",
+            )
         try:
             os.link(self.path, self.final)
         except FileExistsError:
@@ -235,11 +242,15 @@ class FileWriter:
             raise unwritable(self.final, error) from error
 
     def abort(self) -> None:
-        """Stop the threads and remove the temporary file, and the folder if nothing else is in it."""
+        """Stop the threads and remove the temporary file, and the folder if nothing else is in it.
+
+        What a failing disk does not let go is left to the next session: the error that led here is what is to be told.
+        """
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+        with contextlib.suppress(OSError):
+            if self._has_its_name():
+                os.unlink(self.path)
         with contextlib.suppress(OSError):  # not empty, which is the usual case
             self.path.parent.rmdir()
         self.close()
@@ -249,6 +260,13 @@ class FileWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _has_its_name(self) -> bool:
+        """False if somebody removed the file meanwhile; another writer may go on with a copy under the same name."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
     def _submit(self, kind: ItemKind, number: int, raw: Raw, level: Level, done: Callable[[], None]) -> None:
         while len(self._pending) > self._threads:
@@ -392,6 +410,8 @@ def _create(folder: Path, path: Path) -> int:
     except FileExistsError:
         raise AnotherWriter(f"Another writer has {text(path)} open.", path=text(path)) from None
     except OSError as error:
+        with contextlib.suppress(OSError):  # was not made, or is not empty, which is the usual case
+            folder.rmdir()
         raise unwritable(path, error) from error
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd

@@ -595,3 +595,19 @@ def test_a_missing_replaced_file_is_said(sealed: History) -> None:
     with open_point(sealed.path(4), sealed.secret()) as point, pytest.raises(MissingFile):
         content_of(point, inside(sealed.source, "folder 2/2"))
     assert settling.unsettled(sealed.chain.folder) == []
+
+
+def test_a_run_of_identities_of_which_a_merge_left_nothing_is_passed_over(tmp_path: Path) -> None:
+    """All that the full had is gone: its identities are still listed, and name blocks that are nowhere."""
+    history = History(tmp_path)
+    shutil.rmtree(history.source)
+    write_tree(history.source, {"new": b"what alone is there now"})
+    history.write()
+    assert history.merge(2).left_out_bytes > 1_000_000
+    history.settle()
+    with history.chain.open() as point:
+        first, second = point.root.runs
+        assert first.entries > 20 and len(point.identity_run(first, {})) == 0 and second.entries == 1
+    write_tree(history.source, {"newer": b"what must be looked up"})
+    assert history.write().new_files == 1
+    history.check()

@@ -1,4 +1,4 @@
-"""An unfinished file is written on: after a kill at any moment, on a changed source, never with a key used twice."""
+"""An unfinished file is written on, by whom and by whom not. Kills of real processes are in test_resume_kills.py."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from repositories.engine import chains, sealing, storing, writer
+from repositories.engine import chains, storing, writer
 from repositories.engine.backup import CheckpointInterval, Kind, Level, ParentPoint
 from repositories.engine.errors import AlreadyExists
 from repositories.engine.layout import BODY_OFFSET, ItemKind
@@ -58,20 +58,19 @@ def chain(tmp_path: Path, source: Path) -> Chain:
 
 
 class Snapshots:
-    """Copies of the unfinished file after every n-th write into it: what a kill -9 there leaves."""
+    """Copies of the unfinished file after every write into it: what a kill -9 there leaves."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, every: int = 1) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.taken: list[Path] = []
-        self._folder, self._every, self._writes = folder, every, 0
+        self._folder, self._writes = folder, 0
         folder.mkdir()
         whole = writer.FileWriter._write_at
 
         def write_at(file: writer.FileWriter, offset: int, parts: tuple[bytes, ...]) -> None:
             whole(file, offset, parts)
             self._writes += 1
-            if self._writes % self._every == 0:
-                self.taken.append(self._folder / f"{self._writes}-{file.path.name}")
-                shutil.copy2(file.path, self.taken[-1])
+            self.taken.append(self._folder / f"{self._writes}-{file.path.name}")
+            shutil.copy2(file.path, self.taken[-1])
 
         monkeypatch.setattr(writer.FileWriter, "_write_at", write_at)
 
@@ -166,60 +165,6 @@ def test_a_large_file_is_read_on_in_its_middle(
     written = chain.write()
     assert written.resumed and written.read_bytes < 25 * MIB
     check_point(chain, source)
-
-
-def test_a_kill_at_any_write_loses_nothing_and_repeats_no_nonce(
-    chain: Chain, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every copy of the file is resumed on a changed source, and those that this leaves are resumed again."""
-    seals = Seals(monkeypatch)
-    snapshots = Snapshots(monkeypatch, tmp_path / "kills", every=1)
-    chain.write(checkpoints=OFTEN)
-    dice = random.Random(23)
-    resumed = 0
-    for round_number in range(3):
-        generation, snapshots.taken = snapshots.taken, []
-        for killed in dice.sample(generation, min(len(generation), 9)):
-            for name in chain.names():
-                (chain.folder / name).unlink()
-            chain.points.clear()
-            put_back(killed, chain)
-            changed = source / f"{dice.randrange(7)}/{dice.randrange(240)}"
-            changed.parent.mkdir(exist_ok=True)
-            changed.write_bytes(dice.randbytes(dice.randrange(20_000)))
-            (source / f"gone {round_number}").write_bytes(dice.randbytes(700_000))
-            resumed += chain.write(checkpoints=OFTEN).resumed
-            check_point(chain, source)
-    assert resumed >= 10
-    seals.check()
-
-
-class Seals:
-    """Everything that is sealed from now on: which key and nonce, and a digest of what."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: list[tuple[bytes, bytes, bytes]] = []
-        made = self.made
-
-        class Recording:
-            def __init__(self, key: bytes) -> None:
-                self._key, self._cipher = key, sealing_aesgcm(key)
-
-            def encrypt(self, nonce: bytes, payload: bytes, aad: bytes) -> bytes:
-                made.append((self._key, nonce, payload + aad))
-                return self._cipher.encrypt(nonce, payload, aad)
-
-            def decrypt(self, nonce: bytes, sealed: bytes, aad: bytes) -> bytes:
-                return self._cipher.decrypt(nonce, sealed, aad)
-
-        sealing_aesgcm = sealing.AESGCM
-        monkeypatch.setattr(sealing, "AESGCM", Recording)
-
-    def check(self) -> None:
-        used: dict[tuple[bytes, bytes], bytes] = {}
-        for key, nonce, plain in self.made:
-            assert used.setdefault((key, nonce), plain) == plain, "a key and nonce sealed two plaintexts"
-        assert len(used) == len(self.made) > 100, "a sealed buffer was sealed again"
 
 
 def change_sources(_chain: Chain, source: Path) -> dict:

@@ -73,8 +73,24 @@ def published(job: Job) -> list[str]:
     return [path.name for path in files_in(job) if path.name.isdecimal()]
 
 
+def process_of(parent: int) -> int:
+    """The session process that `parent` started, as soon as it is there.
+
+    It is looked for again and again, and taken from the look that found it: in the middle of its exec it has no
+    command, so of two looks the first may see it and the second not.
+    """
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = processes_of(parent)
+        return len(found) == 1
+
+    wait_for(is_there)
+    return found[0]
+
+
 def processes_of(parent: int) -> list[int]:
-    """The session processes that `parent` started, zombies left out."""
+    """The session processes that `parent` started, zombies left out, and its launcher."""
     return [pid for pid, (state, above, command) in all_processes() if above == parent and state != "Z" and command]
 
 
@@ -82,10 +98,11 @@ def all_processes() -> Iterator[tuple[int, tuple[str, int, bool]]]:
     for name in os.listdir("/proc"):
         try:
             fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
-            command = b"jobs.process" in Path(f"/proc/{name}/cmdline").read_bytes()
+            arguments = Path(f"/proc/{name}/cmdline").read_bytes()
         except (OSError, UnicodeDecodeError):
             continue
         if name.isdigit():
+            command = b"jobs.process" in arguments and b"launch.py" not in arguments
             yield int(name), (fields[0], int(fields[1]), command)
 
 
@@ -114,7 +131,7 @@ def test_kill_of_a_worker_ends_its_process_and_the_session_is_interrupted(
     session = start_backup(job, by=None)
     workers.append(start_worker(session.pk, lease_seconds=LEASE_SECONDS))
     wait_for(lambda: is_reading(session))
-    [child] = processes_of(workers[0].pid)
+    child = process_of(workers[0].pid)
     workers[0].kill()
     workers[0].wait()
     wait_for(lambda: not is_alive(child), seconds=8)
@@ -137,7 +154,7 @@ def test_a_frozen_worker_that_wakes_up_late_seals_nothing(job: Job, workers: lis
     session = start_backup(job, by=None)
     workers.append(start_worker(session.pk, lease_seconds=LEASE_SECONDS))
     wait_for(lambda: is_reading(session))
-    [child] = processes_of(workers[0].pid)
+    child = process_of(workers[0].pid)
     workers[0].send_signal(signal.SIGSTOP)
     os.kill(child, signal.SIGSTOP)
     wait_for(lambda: expire() == [session.pk], seconds=10)
@@ -155,7 +172,7 @@ def test_a_console_that_is_stopped_interrupts_its_sessions(job: Job, workers: li
     session = start_backup(job, by=None)
     workers.append(start_worker(session.pk, lease_seconds=LEASE_SECONDS))
     wait_for(lambda: is_reading(session))
-    [child] = processes_of(workers[0].pid)
+    child = process_of(workers[0].pid)
     os.kill(child, signal.SIGTERM)
     assert workers[0].wait(timeout=20) == 0
     session.refresh_from_db()
@@ -168,7 +185,7 @@ def test_a_process_that_does_not_listen_is_killed_within_two_seconds(job: Job) -
     thread = threading.Thread(target=lambda: (run_session(session.pk), connection.close()))
     thread.start()
     wait_for(lambda: is_reading(session))
-    [child] = processes_of(os.getpid())
+    child = process_of(os.getpid())
     os.kill(child, signal.SIGSTOP)
     request_cancel(session)
     wait_for(lambda: is_over(session), seconds=10)
@@ -191,7 +208,7 @@ def test_a_session_survives_a_database_that_goes_away_and_comes_back(
     session = start_backup(job, by=None)
     workers.append(start_worker(session.pk, lease_seconds=30, socket_folder=door.folder))
     wait_for(lambda: is_reading(session))
-    [child] = processes_of(workers[0].pid)
+    child = process_of(workers[0].pid)
     door.shut()
     written = process_bytes_written(child)
     wait_for(lambda: process_bytes_written(child) > written + 4 * 1024**2)  # it goes on
@@ -216,9 +233,10 @@ def test_nothing_is_sealed_while_the_database_is_away(
     door = Door(tmp_path_factory.mktemp("door"))
     session = start_backup(job, by=None)
     workers.append(start_worker(session.pk, lease_seconds=30, socket_folder=door.folder))
-    wait_for(lambda: bool(processes_of(workers[0].pid)))
-    [child] = processes_of(workers[0].pid)
+    child = process_of(workers[0].pid)
+    os.kill(child, signal.SIGSTOP)  # it has just begun, and does not get to its end before the door is shut
     door.shut()
+    os.kill(child, signal.SIGCONT)
     wait_for(lambda: is_waiting_for_an_answer(child))
     assert published(job) == []
     door.open()
