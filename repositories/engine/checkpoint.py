@@ -16,16 +16,18 @@ from uuid import UUID
 import msgspec
 import numpy as np
 
+from keys.crypto import KEY_BYTES
+from repositories.engine import messages
 from repositories.engine.content import BegunFile, ContentReader, FileFacts, Packer
 from repositories.engine.identities import Identities, pack_parts
-from repositories.engine.layout import MAX_RAW_BYTES, ItemKind, Malformed
-from repositories.engine.manifest import ManifestBuilder, SegmentRow
+from repositories.engine.layout import MAX_RAW_BYTES, NO_ITEM, ItemKind, Malformed
+from repositories.engine.manifest import ManifestBuilder, SegmentRow, check_rows
 from repositories.engine.order import CheckpointInterval
-from repositories.engine.segments import CHANGED, NEW, UNCHANGED
+from repositories.engine.segments import CHANGED, HOLE, NEW, UNCHANGED
 from repositories.engine.writer import FileWriter
 
 
-class Settings(msgspec.Struct, array_like=True, frozen=True):
+class Settings(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """What must be the same in the order that writes on; recipients are compared with the slots of the head."""
 
     kind: str
@@ -37,7 +39,7 @@ class Settings(msgspec.Struct, array_like=True, frozen=True):
     parent_seal_hash: bytes
 
 
-class Begun(msgspec.Struct, array_like=True, frozen=True):
+class Begun(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A large file without a row: its chunks from the `first`-th on, four u32 each; the first ones were told before."""
 
     path: bytes
@@ -46,7 +48,7 @@ class Begun(msgspec.Struct, array_like=True, frozen=True):
     chunks: bytes
 
 
-class Checkpoint(msgspec.Struct, array_like=True, frozen=True):
+class Checkpoint(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     settings: Settings
     chain_key: bytes  # empty in plain files
     at_ns: int
@@ -62,19 +64,25 @@ class Checkpoint(msgspec.Struct, array_like=True, frozen=True):
 
 
 def parse_checkpoint(raw: bytes) -> Checkpoint:
-    """Raises Malformed; afterwards origins are in range and chunks are whole."""
-    try:
-        found = msgspec.msgpack.decode(raw, type=Checkpoint)
-    except msgspec.DecodeError as error:
-        raise Malformed(f"a checkpoint cannot be read: {error}") from None
-    count = len(found.origins)
-    if any(len(origin) != 16 for origin in found.origins) or any(not 0 <= row.origin < count for row in found.rows):
-        raise Malformed("a checkpoint names an unknown origin")
-    if any(kind not in (UNCHANGED, NEW, CHANGED) or count < 0 for kind, count in found.news):
+    """Raises Malformed; afterwards origins are in range, chunks are whole, and every number is possible."""
+    found = messages.decode(raw, Checkpoint, "a checkpoint")
+    if any(len(origin) != 16 for origin in found.origins):
+        raise Malformed("a checkpoint names an impossible origin")
+    check_rows(found.rows, len(found.origins))
+    if any(kind not in (UNCHANGED, NEW, CHANGED) or not 0 <= count < NO_ITEM for kind, count in found.news):
         raise Malformed("a checkpoint counts what cannot be")
-    if any(begun.first < 0 or len(begun.chunks) % 16 for begun in found.begun):
+    if any(not _can_be(begun, len(found.origins)) for begun in found.begun):
         raise Malformed("a checkpoint has a begun file that cannot be")
+    if len(found.chain_key) not in (0, KEY_BYTES) or not all(0 <= number < NO_ITEM for number in found.identities):
+        raise Malformed("a checkpoint has a key or a number that cannot be")
     return found
+
+
+def _can_be(begun: Begun, origin_count: int) -> bool:
+    if begun.first < 0 or len(begun.chunks) % 16:
+        return False
+    origins = np.frombuffer(begun.chunks, "<u4")[::4]
+    return bool(np.all((origins < origin_count) | (origins == HOLE)))
 
 
 class Checkpointer:

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from keys.crypto import KEY_BYTES
+from repositories.engine import messages
 from repositories.engine.head import Head
 from repositories.engine.layout import Malformed
 
@@ -38,10 +39,7 @@ def pack_keyring(keyring: Keyring) -> bytes:
 
 def parse_keyring(raw: bytes) -> Keyring:
     """Raises Malformed."""
-    try:
-        chain_key, keys = msgspec.msgpack.decode(raw, type=tuple[bytes, dict[bytes, bytes]])
-    except msgspec.DecodeError:
-        raise Malformed("the keyring cannot be read") from None
+    chain_key, keys = messages.decode(raw, tuple[bytes, dict[bytes, bytes]], "the keyring")
     if len(chain_key) != KEY_BYTES or any(len(i) != 16 or len(key) != KEY_BYTES for i, key in keys.items()):
         raise Malformed("the keyring has a key of a wrong length")
     return Keyring(chain_key, {UUID(bytes=file_id): key for file_id, key in keys.items()})

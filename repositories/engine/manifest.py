@@ -11,7 +11,6 @@ Raw content of the ROOT item, MessagePack arrays in the order of the fields of R
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 from uuid import UUID
@@ -21,18 +20,20 @@ import numpy as np
 from blake3 import blake3
 
 from keys import crypto
-from repositories.engine import segment_codec, segments
+from repositories.engine import messages, segment_codec, segments
 from repositories.engine.entries import order_key
-from repositories.engine.layout import ItemKind, Malformed
+from repositories.engine.layout import NO_ITEM, TAG_BYTES, ItemKind, Malformed
 from repositories.engine.sealing import INFO
 from repositories.engine.segments import Segment
 
 BOUNDARY_MODULUS = 2_048
 MAX_ENTRIES = 8_000
 MAX_CHUNKS = 100_000
+KINDS = ("full", "incremental")
+MAX_FACT = (1 << 63) - 1
 
 
-class Facts(msgspec.Struct, array_like=True, frozen=True):
+class Facts(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """What the point says about itself."""
 
     kind: str
@@ -55,7 +56,7 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     warnings: int
 
 
-class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
+class SegmentRow(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A segment's address (origin by index into the root's origins), its tag, its entries, its first and last path."""
 
     origin: int
@@ -66,14 +67,14 @@ class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
     last: bytes
 
 
-class RunRow(msgspec.Struct, array_like=True, frozen=True):
+class RunRow(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A run of identities: how many entries, and its parts as (origin, item number, tag)."""
 
     entries: int
     parts: list[tuple[int, int, bytes]]
 
 
-class Root(msgspec.Struct, array_like=True, frozen=True):
+class Root(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     facts: Facts
     origins: list[bytes]
     segments: list[SegmentRow]
@@ -85,19 +86,41 @@ def pack_root(root: Root) -> bytes:
 
 
 def parse_root(raw: bytes) -> Root:
-    """Raises Malformed; afterwards origins are in range and segments are in order."""
-    try:
-        root = msgspec.msgpack.decode(raw, type=Root)
-    except msgspec.DecodeError as error:
-        raise Malformed(f"the root cannot be read: {error}") from None
+    """Raises Malformed; afterwards origins are in range, segments are in order, and every number is possible."""
+    root = messages.decode(raw, Root, "the root")
     count = len(root.origins)
-    origins = [row.origin for row in root.segments] + [part[0] for run in root.runs for part in run.parts]
-    if any(len(origin) != 16 for origin in root.origins) or any(not 0 <= origin < count for origin in origins):
-        raise Malformed("the root names an unknown origin")
-    bounds = [order_key(path) for row in root.segments for path in (row.first, row.last)]
-    if any(a > b for a, b in itertools.pairwise(bounds)):
-        raise Malformed("the root's segments are not in order")
+    if any(len(origin) != 16 for origin in root.origins):
+        raise Malformed("the root names an impossible origin")
+    check_rows(root.segments, count)
+    for run in root.runs:
+        for origin, number, tag in run.parts:
+            _check_address(origin, number, tag, count)
+    _check_facts(root.facts)
     return root
+
+
+def check_rows(rows: list[SegmentRow], origin_count: int) -> None:
+    """Raises Malformed for addresses and sizes that cannot be, and for segments out of order."""
+    before = b""
+    for row in rows:
+        _check_address(row.origin, row.number, row.tag, origin_count)
+        if not 1 <= row.entries <= segment_codec.MAX_ENTRIES:
+            raise Malformed("a segment has an impossible number of entries")
+        first, last = order_key(row.first), order_key(row.last)
+        if not before < first <= last:
+            raise Malformed("the segments are not in order")
+        before = last
+
+
+def _check_address(origin: int, number: int, tag: bytes, origin_count: int) -> None:
+    if not 0 <= origin < origin_count or not 0 <= number < NO_ITEM or len(tag) != TAG_BYTES:
+        raise Malformed("an item has an impossible address")
+
+
+def _check_facts(facts: Facts) -> None:
+    numbers = [value for value in msgspec.structs.astuple(facts) if isinstance(value, int)]
+    if facts.kind not in KINDS or not all(0 <= number <= MAX_FACT for number in numbers):
+        raise Malformed("the root states impossible facts")
 
 
 def segment_at(root: Root, path: bytes) -> int:

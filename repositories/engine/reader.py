@@ -275,6 +275,7 @@ def open_container(path: Path, secret: Secret | None) -> Container:
         heads = read_heads(fd, path)
         check_place(path, heads[0])
         head, file_key = unlock(path, heads, secret)
+        check_place(path, head)  # the copy that authenticates need not be the one that was looked at first
         return Container(fd, path, head, file_key)
     except BaseException:
         os.close(fd)

@@ -215,11 +215,14 @@ def _follow(before: Manifest, checkpoint: Checkpoint) -> Manifest:
         more = np.frombuffer(file.chunks, "<u4").tolist()
         begun[file.path] = BegunFile(file.facts, known.chunks[: 4 * file.first] + array("I", more))
     tail = segment_codec.parse(checkpoint.tail) if checkpoint.tail else None
+    origins = [UUID(bytes=origin) for origin in checkpoint.origins]
+    if origins[: len(before.origins)] != before.origins or (tail is not None and not len(tail)):
+        raise Malformed("a checkpoint does not continue the one before")
     rows, news = before.rows + checkpoint.rows, before.news + checkpoint.news
     if sum(row.entries for row in rows) + len(tail or ()) != sum(count for _, count in news):
         raise Malformed("a checkpoint counts other entries than it has")
     return Manifest(
-        origins=[UUID(bytes=origin) for origin in checkpoint.origins],
+        origins=origins,
         rows=rows,
         tail=tail,
         news=news,
