@@ -150,7 +150,8 @@ def padding_is_zero(fd: int) -> bool:
             used = len(_read_copy(fd, offset, set()))
         except Malformed:
             continue
-        if pread(fd, HEAD_COPY_BYTES - used, offset + used).strip(b"\0"):
+        rest = HEAD_COPY_BYTES - used
+        if pread(fd, rest, offset + used) != bytes(rest):
             return False
     return True
 
