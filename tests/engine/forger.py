@@ -41,6 +41,7 @@ class Forged:
     uid: int = 0
     gid: int = 0
     mtime_ns: int = OLD_NS
+    ctime_ns: int = OLD_NS
     chunks: tuple[tuple[int, int, int, int], ...] | None = None
 
     @property
@@ -50,7 +51,7 @@ class Forged:
     def stat(self) -> Stat:
         return SimpleNamespace(  # type: ignore[return-value]
             st_mode=self.kind | self.permissions, st_ino=self.inode, st_dev=self.device, st_uid=self.uid,
-            st_gid=self.gid, st_mtime_ns=self.mtime_ns, st_ctime_ns=OLD_NS, st_rdev=self.device_number,
+            st_gid=self.gid, st_mtime_ns=self.mtime_ns, st_ctime_ns=self.ctime_ns, st_rdev=self.device_number,
         )  # fmt: skip
 
 
