@@ -11,17 +11,27 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from keys.crypto import KEY_BYTES
 from repositories.engine import messages
 from repositories.engine.content import BegunFile, ContentReader, FileFacts, Packer
 from repositories.engine.identities import Identities, pack_parts
 from repositories.engine.layout import MAX_RAW_BYTES, NO_ITEM, ItemKind, Malformed
-from repositories.engine.manifest import ManifestBuilder, SegmentRow, check_rows
+from repositories.engine.manifest import (
+    MAX_ORIGINS,
+    MAX_PATTERNS,
+    MAX_SEGMENTS,
+    ManifestBuilder,
+    SegmentRow,
+    check_rows,
+)
+from repositories.engine.messages import Id
 from repositories.engine.order import CheckpointInterval
 from repositories.engine.segments import CHANGED, HOLE, NEW, UNCHANGED
 from repositories.engine.writer import FileWriter
@@ -32,9 +42,9 @@ class Settings(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
 
     kind: str
     level: str
-    sources: list[bytes]
-    include: list[str]
-    exclude: list[str]
+    sources: Annotated[list[bytes], Meta(max_length=MAX_PATTERNS)]
+    include: Annotated[list[str], Meta(max_length=MAX_PATTERNS)]
+    exclude: Annotated[list[str], Meta(max_length=MAX_PATTERNS)]
     parent_id: bytes
     parent_seal_hash: bytes
 
@@ -52,8 +62,8 @@ class Checkpoint(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     settings: Settings
     chain_key: bytes  # empty in plain files
     at_ns: int
-    origins: list[bytes]  # of rows and begun files; the first is this file
-    rows: list[SegmentRow]
+    origins: Annotated[list[Id], Meta(max_length=MAX_ORIGINS)]  # of rows and begun files; the first is this file
+    rows: Annotated[list[SegmentRow], Meta(max_length=MAX_SEGMENTS)]
     tail: bytes  # a packed segment, or empty
     news: list[tuple[int, int]]  # of all entries since the checkpoint before: (0 unchanged, 1 new, 2 changed; how many)
     identities: list[int]  # item numbers
@@ -66,8 +76,6 @@ class Checkpoint(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 def parse_checkpoint(raw: bytes) -> Checkpoint:
     """Raises Malformed; afterwards origins are in range, chunks are whole, and every number is possible."""
     found = messages.decode(raw, Checkpoint, "a checkpoint")
-    if any(len(origin) != 16 for origin in found.origins):
-        raise Malformed("a checkpoint names an impossible origin")
     check_rows(found.rows, len(found.origins))
     if any(kind not in (UNCHANGED, NEW, CHANGED) or not 0 <= count < NO_ITEM for kind, count in found.news):
         raise Malformed("a checkpoint counts what cannot be")

@@ -11,10 +11,9 @@ from uuid import UUID
 
 import msgspec
 
-from keys.crypto import KEY_BYTES
 from repositories.engine import messages
 from repositories.engine.head import Head
-from repositories.engine.layout import Malformed
+from repositories.engine.messages import Id, Key
 
 
 class Keyring:
@@ -39,7 +38,5 @@ def pack_keyring(keyring: Keyring) -> bytes:
 
 def parse_keyring(raw: bytes) -> Keyring:
     """Raises Malformed."""
-    chain_key, keys = messages.decode(raw, tuple[bytes, dict[bytes, bytes]], "the keyring")
-    if len(chain_key) != KEY_BYTES or any(len(i) != 16 or len(key) != KEY_BYTES for i, key in keys.items()):
-        raise Malformed("the keyring has a key of a wrong length")
+    chain_key, keys = messages.decode(raw, tuple[Key, dict[Id, Key]], "the keyring")
     return Keyring(chain_key, {UUID(bytes=file_id): key for file_id, key in keys.items()})

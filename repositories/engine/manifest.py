@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Annotated, Protocol
 from uuid import UUID
 
 import msgspec
 import numpy as np
 from blake3 import blake3
+from msgspec import Meta
 
 from keys import crypto
 from repositories.engine import messages, segment_codec, segments
 from repositories.engine.entries import order_key
-from repositories.engine.layout import NO_ITEM, TAG_BYTES, ItemKind, Malformed
+from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
+from repositories.engine.messages import Id, Tag
 from repositories.engine.sealing import INFO
 from repositories.engine.segments import Segment
 
 BOUNDARY_MODULUS = 2_048
 MAX_ENTRIES = 8_000
 MAX_CHUNKS = 100_000
+MAX_SEGMENTS, MAX_ORIGINS, MAX_PARTS, MAX_PATTERNS = 1 << 20, 1 << 17, 1 << 17, 1 << 17  # in one root
 KINDS = ("full", "incremental")
 MAX_FACT = (1 << 63) - 1
 
@@ -42,9 +45,9 @@ class Facts(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     level: str
     started_at_ns: int
     finished_at_ns: int
-    sources: list[bytes]
-    include: list[str]
-    exclude: list[str]
+    sources: Annotated[list[bytes], Meta(max_length=MAX_PATTERNS)]
+    include: Annotated[list[str], Meta(max_length=MAX_PATTERNS)]
+    exclude: Annotated[list[str], Meta(max_length=MAX_PATTERNS)]
     files: int
     directories: int
     others: int
@@ -61,7 +64,7 @@ class SegmentRow(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 
     origin: int
     number: int
-    tag: bytes
+    tag: Tag
     entries: int
     first: bytes
     last: bytes
@@ -71,14 +74,14 @@ class RunRow(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     """A run of identities: how many entries, and its parts as (origin, item number, tag)."""
 
     entries: int
-    parts: list[tuple[int, int, bytes]]
+    parts: Annotated[list[tuple[int, int, Tag]], Meta(max_length=MAX_PARTS)]
 
 
 class Root(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     facts: Facts
-    origins: list[bytes]
-    segments: list[SegmentRow]
-    runs: list[RunRow]
+    origins: Annotated[list[Id], Meta(max_length=MAX_ORIGINS)]
+    segments: Annotated[list[SegmentRow], Meta(max_length=MAX_SEGMENTS)]
+    runs: Annotated[list[RunRow], Meta(max_length=MAX_PARTS)]
 
 
 def pack_root(root: Root) -> bytes:
@@ -89,12 +92,10 @@ def parse_root(raw: bytes) -> Root:
     """Raises Malformed; afterwards origins are in range, segments are in order, and every number is possible."""
     root = messages.decode(raw, Root, "the root")
     count = len(root.origins)
-    if any(len(origin) != 16 for origin in root.origins):
-        raise Malformed("the root names an impossible origin")
     check_rows(root.segments, count)
     for run in root.runs:
-        for origin, number, tag in run.parts:
-            _check_address(origin, number, tag, count)
+        for origin, number, _tag in run.parts:
+            _check_address(origin, number, count)
     _check_facts(root.facts)
     return root
 
@@ -103,7 +104,7 @@ def check_rows(rows: list[SegmentRow], origin_count: int) -> None:
     """Raises Malformed for addresses and sizes that cannot be, and for segments out of order."""
     before = b""
     for row in rows:
-        _check_address(row.origin, row.number, row.tag, origin_count)
+        _check_address(row.origin, row.number, origin_count)
         if not 1 <= row.entries <= segment_codec.MAX_ENTRIES:
             raise Malformed("a segment has an impossible number of entries")
         first, last = order_key(row.first), order_key(row.last)
@@ -112,8 +113,8 @@ def check_rows(rows: list[SegmentRow], origin_count: int) -> None:
         before = last
 
 
-def _check_address(origin: int, number: int, tag: bytes, origin_count: int) -> None:
-    if not 0 <= origin < origin_count or not 0 <= number < NO_ITEM or len(tag) != TAG_BYTES:
+def _check_address(origin: int, number: int, origin_count: int) -> None:
+    if not 0 <= origin < origin_count or not 0 <= number < NO_ITEM:
         raise Malformed("an item has an impossible address")
 
 

@@ -1,17 +1,23 @@
 """MessagePack inside sealed items, read strictly: what is not exactly the expected structure is Malformed.
 
-Which structure that is, and what its values may be, is decided by the module of each item.
+Which structure that is, and what its values may be, is decided by the module of each item. Lists have a greatest length
+there, so that a small item, which may unpack to the bound of its kind, does not become gigabytes of objects.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
-from repositories.engine.layout import Malformed
+from keys.crypto import KEY_BYTES
+from repositories.engine.layout import TAG_BYTES, Malformed
 
 _T = TypeVar("_T")
+
+Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Tag = Annotated[bytes, msgspec.Meta(min_length=TAG_BYTES, max_length=TAG_BYTES)]
+Key = Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
 
 
 def decode(raw: bytes, kind: type[_T], name: str) -> _T:

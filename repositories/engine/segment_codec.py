@@ -23,18 +23,23 @@ import operator
 import stat
 import struct
 from itertools import islice
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from repositories.engine import columns, messages
 from repositories.engine.columns import U32, U64, Array
 from repositories.engine.entries import order_key
 from repositories.engine.layout import Malformed
+from repositories.engine.messages import Id
 from repositories.engine.segments import HOLE, Segment, Xattrs
 
 MAX_ENTRIES = 8_192
+MAX_ORIGINS, MAX_XATTRS = 1 << 17, 1 << 16  # more than chunks in a segment, and than names in a list of 64 KiB
+_OF_ENTRIES = Meta(max_length=MAX_ENTRIES)
 _MAX_DEVICE = (1 << 64) - 1
 _S_IFMT = 0o170000
 _COUNTS = struct.Struct("<IIII")
@@ -44,12 +49,12 @@ _KINDS = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat
 
 
 class _Extras(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    folders: list[bytes]
-    devices: list[int]
-    origins: list[bytes]
-    targets: dict[int, bytes]
-    rdevs: dict[int, int]
-    xattrs: dict[int, Xattrs]
+    folders: Annotated[list[bytes], _OF_ENTRIES]
+    devices: Annotated[list[int], _OF_ENTRIES]
+    origins: Annotated[list[Id], Meta(max_length=MAX_ORIGINS)]
+    targets: Annotated[dict[int, bytes], _OF_ENTRIES]
+    rdevs: Annotated[dict[int, int], _OF_ENTRIES]
+    xattrs: Annotated[dict[int, Annotated[Xattrs, Meta(max_length=MAX_XATTRS)]], _OF_ENTRIES]
 
 
 def pack(segment: Segment) -> bytes:
@@ -166,10 +171,7 @@ def _split_names(raw: bytes, count: int) -> list[bytes]:
 
 
 def _parse_extras(raw: bytes) -> _Extras:
-    extras = messages.decode(raw, _Extras, "the extras of a segment")
-    if any(len(origin) != 16 for origin in extras.origins):
-        raise Malformed("a segment names an impossible origin")
-    return extras
+    return messages.decode(raw, _Extras, "the extras of a segment")
 
 
 def _check(segment: Segment) -> None:

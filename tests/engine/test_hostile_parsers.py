@@ -298,6 +298,36 @@ def huge_messages() -> list[tuple[str, bytes]]:
     return found
 
 
+def swollen() -> list[tuple[str, bytes]]:
+    """Small when compressed and within the bounds of their kinds, but gigabytes if each element became an object."""
+
+    def many(count: int, element: bytes) -> bytes:
+        return b"\xdd" + count.to_bytes(4, "big") + element * count
+
+    pack = msgspec.msgpack.encode
+    facts, origins, rows, runs = msgspec.msgpack.decode(valid("root"))
+    row, part = pack([0, 1, b"", 1, b"", b""]), pack([0, 1, KEY[:16]])
+    checkpoint = [pack(part) for part in msgspec.msgpack.decode(valid("checkpoint"))]
+    segment = valid("segment")
+    length = struct.unpack_from("<I", segment, 12)[0]
+    extras = [pack(part) for part in msgspec.msgpack.decode(segment[-length:])]
+
+    def with_extras(number: int, new: bytes) -> bytes:
+        raw = b"\x96" + b"".join([*extras[:number], new, *extras[number + 1 :]])
+        return segment[:12] + struct.pack("<I", len(raw)) + segment[16:-length] + raw
+
+    return [
+        ("root", b"\x94" + pack(facts) + pack(origins) + many(4_000_000, row) + pack(runs)),
+        ("root", b"\x94" + pack(facts) + many(8_000_000, b"\xc4\0") + pack(rows) + pack(runs)),
+        ("root", b"\x94" + pack(facts) + pack(origins) + pack(rows) + b"\x91\x92\x09" + many(3_000_000, part)),
+        ("checkpoint", b"\x99" + b"".join([*checkpoint[:4], many(4_000_000, row), *checkpoint[5:]])),
+        ("segment", with_extras(0, many(30_000_000, b"\xc4\0"))),
+        ("segment", with_extras(1, many(30_000_000, b"\0"))),
+        ("segment", with_extras(2, many(8_000_000, b"\xc4\0"))),
+        ("segment", with_extras(5, b"\x81\0" + many(8_000_000, b"\x92\xc4\0\xc4\0"))),
+    ]
+
+
 def frame(window_log: int, blocks: bytes) -> bytes:
     """A zstd frame by hand: no content size, a window as large as it says."""
     return struct.pack("<I", zstd_magic()) + b"\x00" + bytes([(window_log - 10) << 3]) + blocks
@@ -348,6 +378,7 @@ def test_no_count_decides_how_much_memory_is_taken() -> None:
         if name == "head":
             cases += [(name, with_checksum(changed), False) for changed in first_words(raw)]
     cases += [(name, raw, True) for name, raw in huge_messages()]
+    cases += [(name, raw, True) for name, raw in swollen()]
     cases += [("payload", raw, True) for raw in bombs().values()]
     cases.append(("payload", payload(128 * 1024, frame(MAX_WINDOW_LOG, run_of(1, 128 * 1024, last=True))), False))
     lines = [json.dumps([name, base64.b64encode(zlib.compress(raw, 1)).decode()]) for name, raw, _ in cases]
