@@ -46,7 +46,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 EXTREMES = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture)
 SHORT = settings(max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=QUIET)
-LONG = settings(max_examples=2_000, deadline=None, database=None, print_blob=True, suppress_health_check=QUIET)
+LONG = settings(max_examples=5_000, deadline=None, database=None, print_blob=True, suppress_health_check=QUIET)
 
 integers = st.sampled_from(EXTREMES) | st.integers(0, 2**64 - 1)
 
