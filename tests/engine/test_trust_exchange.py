@@ -189,6 +189,17 @@ def test_a_forged_copy_of_the_head_does_not_hide_a_wrong_place(chain: Chain) -> 
     says(caught, "corrupt-file", second.path, "is point 1", "Put it back")
 
 
+def test_a_forged_copy_of_the_head_does_not_close_a_file(chain: Chain, source: Path) -> None:
+    """Copy A says another place than this, and stands in front; copy B is the authentic one."""
+    written = chain.write()
+    forged = bytearray(written.path.read_bytes()[:HEAD_B_OFFSET])
+    forged[16], forged[24] = 9, 7
+    rewrite(written.path, bytes(forged), 0)
+    with chain.open() as point:
+        assert facts_in_point(point) == facts_on_disk(source)
+        assert [one.part for one in verify(point, "quick", Recorder()).damages] == ["head"]
+
+
 def test_a_forged_copy_of_the_head_does_not_hide_a_parent(chain: Chain, source: Path) -> None:
     """Its copy B is whole, so the child finds what it needs."""
     first = chain.write()
