@@ -33,7 +33,8 @@ Result codes (`result_code`, `result_params`):
         unknown-version, plain-refused, fenced, interrupted, out-of-space (path, free_bytes, needed_bytes),
         repository-unwritable (path, reason), source-missing (path), source-unreadable (path, reason),
         source-refused (path), bad-pattern (pattern), bad-order, already-exists (path, sequence),
-        another-writer (path), nothing-to-restore (path), bad-target (path, reason)
+        forked-chain (path, file_id), unknown-point (path, sequence), another-writer (path),
+        nothing-to-restore (path), bad-target (path, reason)
     cancelled
         cancelled            before_start: true when it had not begun
     interrupted

@@ -33,6 +33,7 @@ from repositories.engine.errors import (
     NothingToRestore,
     text,
 )
+from repositories.engine.expectation import Expected, check_point
 from repositories.engine.observer import Progress
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.restore import RestoreOrder, restore
@@ -216,15 +217,12 @@ def open_known(known: PointFile) -> Point:
     """Open the file and make sure that it is the catalogued one. Raises the engine's errors."""
     path = _path(known.path)
     point = open_point(path, FileKey(known.file_key) if known.file_key is not None else None)
-    same = point.head.file_id == known.file_id and point.seal_hash == known.seal_hash
-    if same and point.head.generation >= known.head_generation:
-        return point
-    point.close()
-    raise CorruptFile(
-        f"The backup file {path} is not the one that the catalogue knows: it was swapped, or an old copy was put back.",
-        path=str(path),
-        part="head",
-    )
+    try:
+        check_point(point, Expected(known.file_id, known.seal_hash, known.head_generation))
+    except CorruptFile:
+        point.close()
+        raise
+    return point
 
 
 def _keep_out(point: Point, request: RestoreRequest, folder: bytes) -> None:

@@ -23,9 +23,10 @@ from keys.models import PasswordVersion
 from keys.passwords import kek_of
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
 from repositories.engine.errors import EngineError
+from repositories.engine.expectation import check_child, difference
 from repositories.engine.reader import Kek, Point, open_point
 from repositories.models import Chain, Kind, PointState, RestorePoint, Slot
-from repositories.reading import mismatch, seal_file_key
+from repositories.reading import expected, seal_file_key
 
 
 class RepositoryAway(Exception):
@@ -234,12 +235,7 @@ def _files(chain: Chain) -> tuple[FileOnDisk, ...]:
 def _foreign(file: FileOnDisk, point: RestorePoint) -> str:
     if file.head is None:
         return f"point {point.sequence} cannot be read: {file.problem}"
-    if file.head.encrypted != point.chain.encrypted:
-        problem = "it is " + ("encrypted" if file.head.encrypted else "not encrypted") + ", unlike its chain"
-    else:
-        problem = mismatch(file.head.chain_id, file.head.file_id, file.head.generation, point)
-    if not problem and file.length != point.size_bytes:
-        problem = f"it has {file.length} bytes instead of {point.size_bytes}"
+    problem = difference(file.head, file.length, expected(point))
     return f"the file of point {point.sequence} is foreign: {problem}" if problem else ""
 
 
@@ -252,6 +248,9 @@ def _adopt_one(chain: Chain, file: FileOnDisk) -> RestorePoint:
     try:
         with open_point(file.path, _secret(file.path, head.slots) if head.encrypted else None) as point:
             sealed = sealed_file_of(point)
+            newest = chain.points.sealed().order_by("sequence").last()
+            if newest is not None:
+                check_child(point, expected(newest))
     except EngineError as error:
         raise CannotAdopt(file.path, str(error)) from error
     if sealed.parent_id is not None and not chain.points.filter(uuid=sealed.parent_id).exists():

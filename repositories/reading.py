@@ -6,11 +6,10 @@ a point, and whether it is whole, is said by the engine; whether this user may l
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from keys.sealing import seal_for, unseal_for
 from repositories.engine import reader
-from repositories.engine.errors import CannotUnwrap, CorruptFile
+from repositories.engine.errors import CannotUnwrap
+from repositories.engine.expectation import Expected, check_point
 from repositories.engine.reader import FileKey, Point
 from repositories.models import RestorePoint
 
@@ -51,20 +50,18 @@ def seal_file_key(point: RestorePoint, file_key: bytes) -> None:
 
 
 def check_is(opened: Point, point: RestorePoint) -> None:
-    problem = mismatch(opened.head.chain_id, opened.head.file_id, opened.head.generation, point)
-    if not problem and bytes(opened.seal_hash) != bytes(point.seal_hash):
-        problem = "its seal is not the one that was catalogued"
-    if problem:
-        raise CorruptFile(f"The backup file {point.path} is not {point}: {problem}.", path=str(point.path), part="head")
+    """Raises CorruptFile if it is not the catalogued one."""
+    check_point(opened, expected(point))
 
 
-def mismatch(chain_id: UUID, file_id: UUID, generation: int, point: RestorePoint) -> str:
-    """Say how what a head claims differs from the catalogue; empty when it doesn't."""
-    if chain_id != point.chain.uuid:
-        return "it belongs to another chain"
-    if file_id != point.uuid:
-        return "it is another file"
-    if generation < point.head_generation:
-        known = point.head_generation
-        return f"its head is of generation {generation}, the catalogue knows {known}: an old copy was put back"
-    return ""
+def expected(point: RestorePoint) -> Expected:
+    """Return what the catalogue knows of a point's file."""
+    return Expected(
+        file_id=point.uuid,
+        seal_hash=bytes(point.seal_hash),
+        head_generation=point.head_generation,
+        chain_id=point.chain.uuid,
+        sequence=point.sequence,
+        length=point.size_bytes,
+        encrypted=point.chain.encrypted,
+    )

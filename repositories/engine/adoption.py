@@ -21,7 +21,7 @@ from repositories.engine.errors import EngineError, text
 from repositories.engine.head import Head, authenticates, read_heads
 from repositories.engine.index import MAX_EPOCHS
 from repositories.engine.observer import Observer
-from repositories.engine.order import BackupOrder
+from repositories.engine.order import BackupOrder, Kind
 from repositories.engine.reader import Point
 from repositories.engine.seal import NO_HASH, NO_PARENT
 from repositories.engine.unfinished import Unfinished
@@ -119,7 +119,7 @@ def _opened(fd: int, path: Path, order: BackupOrder, settings: Settings, parent:
     if parent is not None and parent.keyring is not None and checkpoint.chain_key != parent.keyring.chain_key:
         raise NotAdopted("it belongs to another chain")
     try:
-        unfinished.check()
+        unfinished.check(parent if order.kind is Kind.INCREMENTAL else None)
     except EngineError:
         raise NotAdopted("it is damaged") from None
     return unfinished

@@ -221,7 +221,8 @@ class _Session:
             order.options,
         )
         self._beat()
-        self._storer.take_all(compare(walk, self._known_segments(), self._beat))
+        with closing(iter(walk)) as found:  # whose folders are not to stay open until an error is forgotten
+            self._storer.take_all(compare(found, self._known_segments(), self._beat))
         self._packer.flush()
 
     def _known_segments(self) -> Iterator[tuple[SegmentRow | None, Segment]]:

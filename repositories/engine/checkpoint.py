@@ -11,17 +11,29 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
+from keys.crypto import KEY_BYTES
+from repositories.engine import messages
 from repositories.engine.content import BegunFile, ContentReader, FileFacts, Packer
 from repositories.engine.identities import Identities, pack_parts
-from repositories.engine.layout import MAX_RAW_BYTES, ItemKind, Malformed
-from repositories.engine.manifest import ManifestBuilder, SegmentRow
+from repositories.engine.layout import MAX_RAW_BYTES, NO_ITEM, ItemKind, Malformed
+from repositories.engine.manifest import (
+    MAX_ORIGINS,
+    MAX_PATTERNS,
+    MAX_SEGMENTS,
+    ManifestBuilder,
+    SegmentRow,
+    check_rows,
+)
+from repositories.engine.messages import Id
 from repositories.engine.order import CheckpointInterval
-from repositories.engine.segments import CHANGED, NEW, UNCHANGED
+from repositories.engine.segments import CHANGED, HOLE, NEW, UNCHANGED
 from repositories.engine.writer import FileWriter
 
 
@@ -30,12 +42,12 @@ class Settings(msgspec.Struct, array_like=True, frozen=True):
 
     kind: str
     level: str
-    sources: list[bytes]
-    include: list[str]
-    exclude: list[str]
+    sources: Annotated[list[bytes], Meta(max_length=MAX_PATTERNS)]
+    include: Annotated[list[str], Meta(max_length=MAX_PATTERNS)]
+    exclude: Annotated[list[str], Meta(max_length=MAX_PATTERNS)]
     parent_id: bytes
     parent_seal_hash: bytes
-    options: list[str] = []  # sorted; the values of Omission
+    options: Annotated[list[str], Meta(max_length=MAX_PATTERNS)] = []  # sorted; the values of Omission
 
 
 class Begun(msgspec.Struct, array_like=True, frozen=True):
@@ -51,8 +63,8 @@ class Checkpoint(msgspec.Struct, array_like=True, frozen=True):
     settings: Settings
     chain_key: bytes  # empty in plain files
     at_ns: int
-    origins: list[bytes]  # of rows and begun files; the first is this file
-    rows: list[SegmentRow]
+    origins: Annotated[list[Id], Meta(max_length=MAX_ORIGINS)]  # of rows and begun files; the first is this file
+    rows: Annotated[list[SegmentRow], Meta(max_length=MAX_SEGMENTS)]
     tail: bytes  # a packed segment, or empty
     news: list[tuple[int, int]]  # of all entries since the checkpoint before: (0 unchanged, 1 new, 2 changed; how many)
     identities: list[int]  # item numbers
@@ -63,19 +75,23 @@ class Checkpoint(msgspec.Struct, array_like=True, frozen=True):
 
 
 def parse_checkpoint(raw: bytes) -> Checkpoint:
-    """Raises Malformed; afterwards origins are in range and chunks are whole."""
-    try:
-        found = msgspec.msgpack.decode(raw, type=Checkpoint)
-    except msgspec.DecodeError as error:
-        raise Malformed(f"a checkpoint cannot be read: {error}") from None
-    count = len(found.origins)
-    if any(len(origin) != 16 for origin in found.origins) or any(not 0 <= row.origin < count for row in found.rows):
-        raise Malformed("a checkpoint names an unknown origin")
-    if any(kind not in (UNCHANGED, NEW, CHANGED) or count < 0 for kind, count in found.news):
+    """Raises Malformed; afterwards origins are in range, chunks are whole, and every number is possible."""
+    found = messages.decode(raw, Checkpoint, "a checkpoint")
+    check_rows(found.rows, len(found.origins))
+    if any(kind not in (UNCHANGED, NEW, CHANGED) or not 0 <= count < NO_ITEM for kind, count in found.news):
         raise Malformed("a checkpoint counts what cannot be")
-    if any(begun.first < 0 or len(begun.chunks) % 16 for begun in found.begun):
+    if any(not _can_be(begun, len(found.origins)) for begun in found.begun):
         raise Malformed("a checkpoint has a begun file that cannot be")
+    if len(found.chain_key) not in (0, KEY_BYTES) or not all(0 <= number < NO_ITEM for number in found.identities):
+        raise Malformed("a checkpoint has a key or a number that cannot be")
     return found
+
+
+def _can_be(begun: Begun, origin_count: int) -> bool:
+    if begun.first < 0 or len(begun.chunks) % 16:
+        return False
+    origins = np.frombuffer(begun.chunks, "<u4")[::4]
+    return bool(np.all((origins < origin_count) | (origins == HOLE)))
 
 
 class Checkpointer:

@@ -163,6 +163,8 @@ class Container:
         return index
 
     def _record(self, kind: ItemKind, epoch: Epoch, number: int, offset: int, length: int) -> bytes:
+        if offset + RECORD_HEADER_BYTES + length > self.length:
+            raise Malformed("the file ends before it")
         header = pread(self._fd, RECORD_HEADER_BYTES, offset)
         sealed = pread(self._fd, length, offset + RECORD_HEADER_BYTES)
         if len(sealed) != length:

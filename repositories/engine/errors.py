@@ -54,6 +54,18 @@ class PlainRefused(EngineError):
     code = "plain-refused"
 
 
+class Forked(EngineError):
+    """A point that was not written behind the newest one: two children of one parent. Fields: path, file_id."""
+
+    code = "forked-chain"
+
+
+class UnknownPoint(EngineError):
+    """The repository has a newer point than is known. Fields: path, sequence."""
+
+    code = "unknown-point"
+
+
 class Cancelled(EngineError):
     """The observer asked to stop; nothing was published."""
 

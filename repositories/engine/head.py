@@ -45,6 +45,7 @@ from repositories.engine.sealing import INFO
 
 MAX_SLOTS = 64
 MAX_REPLACED = 64
+MAX_SEQUENCE = (1 << 63) - 1
 _FIXED = struct.Struct("<8sHBBIIHHQ16s16s32s")
 _TAIL_BYTES = 64
 MIN_COPY_BYTES = _FIXED.size + _TAIL_BYTES
@@ -149,7 +150,8 @@ def padding_is_zero(fd: int) -> bool:
             used = len(_read_copy(fd, offset, set()))
         except Malformed:
             continue
-        if any(pread(fd, HEAD_COPY_BYTES - used, offset + used)):
+        rest = HEAD_COPY_BYTES - used
+        if pread(fd, rest, offset + used) != bytes(rest):
             return False
     return True
 
@@ -193,6 +195,8 @@ def _parse(raw: bytes) -> Head:
         or replaced > MAX_REPLACED
         or zero
         or bool(slot_count) != bool(encrypted)
+        or not generation
+        or not 1 <= sequence <= MAX_SEQUENCE
     ):
         raise Malformed("impossible head")
     body = raw[_FIXED.size : -_TAIL_BYTES]

@@ -206,6 +206,8 @@ def parse_part(raw: bytes, origin_number: dict[UUID, int]) -> Run:
     addresses = np.frombuffer(raw, dtype=_ADDRESS, count=4 * count, offset=at + 24 * count).reshape(4, count).T.copy()
     if count and int(addresses[:, 0].max()) >= origin_count:
         raise Malformed("the identities name an unknown origin")
+    if bool(np.any(keys[1:] < keys[:-1])):
+        raise Malformed("the identities are not sorted")
     table = np.array([origin_number.setdefault(file_id, len(origin_number)) for file_id in ids], dtype=_ADDRESS)
     if count:
         addresses[:, 0] = table[addresses[:, 0]]

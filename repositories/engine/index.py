@@ -167,7 +167,7 @@ def _parse_origin(reader: columns.ColumnReader, *, is_own: bool) -> Origin:
     epochs: list[Epoch] = []
     for _ in range(count):
         number, zero, first, random = _EPOCH.unpack(reader.take_bytes(_EPOCH.size))
-        if zero or number != len(epochs) or (epochs and first < epochs[-1].first_item):
+        if zero or number != len(epochs) or (epochs and first <= epochs[-1].first_item):
             raise Malformed("the index has an impossible epoch")
         epochs.append(Epoch(number, first, random))
     seal_hash = b"" if is_own else reader.take_bytes(_SEAL_HASH_BYTES)

@@ -11,14 +11,14 @@ from uuid import UUID
 
 import msgspec
 
-from keys.crypto import KEY_BYTES
+from repositories.engine import messages
 from repositories.engine.head import Head
-from repositories.engine.layout import Malformed
+from repositories.engine.messages import Id, Key
 
 
 class _Packed(msgspec.Struct, array_like=True, frozen=True):
-    chain_key: bytes
-    file_keys: dict[bytes, bytes]
+    chain_key: Key
+    file_keys: dict[Id, Key]
 
     def __repr__(self) -> str:
         return f"_Packed({len(self.file_keys)} file keys)"  # not the keys
@@ -46,11 +46,6 @@ def pack_keyring(keyring: Keyring) -> bytes:
 
 def parse_keyring(raw: bytes) -> Keyring:
     """Raises Malformed."""
-    try:
-        packed = msgspec.msgpack.decode(raw, type=_Packed)
-    except msgspec.DecodeError:
-        raise Malformed("the keyring cannot be read") from None
+    packed = messages.decode(raw, _Packed, "the keyring")
     chain_key, keys = packed.chain_key, packed.file_keys
-    if len(chain_key) != KEY_BYTES or any(len(i) != 16 or len(key) != KEY_BYTES for i, key in keys.items()):
-        raise Malformed("the keyring has a key of a wrong length")
     return Keyring(chain_key, {UUID(bytes=file_id): key for file_id, key in keys.items()})

@@ -12,24 +12,28 @@ A field with a default may be missing at the end of its array; what follows the 
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Annotated, Protocol
 from uuid import UUID
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from keys import crypto
-from repositories.engine import segment_codec, segments
+from repositories.engine import messages, segment_codec, segments
 from repositories.engine.entries import order_key
-from repositories.engine.layout import ItemKind, Malformed
+from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
+from repositories.engine.messages import Id, Tag
 from repositories.engine.sealing import INFO
 from repositories.engine.segments import Segment
 from repositories.engine.small_files import is_boundary
 
 MAX_ENTRIES = 8_000
 MAX_CHUNKS = 100_000
+MAX_SEGMENTS, MAX_ORIGINS, MAX_PARTS, MAX_PATTERNS = 1 << 20, 1 << 17, 1 << 17, 1 << 17  # in one root
+KINDS = ("full", "incremental")
+MAX_FACT = (1 << 63) - 1
 
 
 class Facts(msgspec.Struct, array_like=True, frozen=True):
@@ -41,9 +45,9 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     level: str
     started_at_ns: int
     finished_at_ns: int
-    sources: list[bytes]
-    include: list[str]
-    exclude: list[str]
+    sources: Annotated[list[bytes], Meta(max_length=MAX_PATTERNS)]
+    include: Annotated[list[str], Meta(max_length=MAX_PATTERNS)]
+    exclude: Annotated[list[str], Meta(max_length=MAX_PATTERNS)]
     files: int
     directories: int
     others: int
@@ -53,7 +57,7 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     changed_files: int
     unchanged_files: int
     warnings: int
-    options: list[str] = []  # sorted; the values of Omission
+    options: Annotated[list[str], Meta(max_length=MAX_PATTERNS)] = []  # sorted; the values of Omission
 
 
 class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
@@ -61,7 +65,7 @@ class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
 
     origin: int
     number: int
-    tag: bytes
+    tag: Tag
     entries: int
     first: bytes
     last: bytes
@@ -71,14 +75,14 @@ class RunRow(msgspec.Struct, array_like=True, frozen=True):
     """A run of identities: how many entries, and its parts as (origin, item number, tag)."""
 
     entries: int
-    parts: list[tuple[int, int, bytes]]
+    parts: Annotated[list[tuple[int, int, Tag]], Meta(max_length=MAX_PARTS)]
 
 
 class Root(msgspec.Struct, array_like=True, frozen=True):
     facts: Facts
-    origins: list[bytes]
-    segments: list[SegmentRow]
-    runs: list[RunRow]
+    origins: Annotated[list[Id], Meta(max_length=MAX_ORIGINS)]
+    segments: Annotated[list[SegmentRow], Meta(max_length=MAX_SEGMENTS)]
+    runs: Annotated[list[RunRow], Meta(max_length=MAX_PARTS)]
 
 
 def pack_root(root: Root) -> bytes:
@@ -86,19 +90,39 @@ def pack_root(root: Root) -> bytes:
 
 
 def parse_root(raw: bytes) -> Root:
-    """Raises Malformed; afterwards origins are in range and segments are in order."""
-    try:
-        root = msgspec.msgpack.decode(raw, type=Root)
-    except msgspec.DecodeError as error:
-        raise Malformed(f"the root cannot be read: {error}") from None
+    """Raises Malformed; afterwards origins are in range, segments are in order, and every number is possible."""
+    root = messages.decode(raw, Root, "the root")
     count = len(root.origins)
-    origins = [row.origin for row in root.segments] + [part[0] for run in root.runs for part in run.parts]
-    if any(len(origin) != 16 for origin in root.origins) or any(not 0 <= origin < count for origin in origins):
-        raise Malformed("the root names an unknown origin")
-    bounds = [order_key(path) for row in root.segments for path in (row.first, row.last)]
-    if any(a > b for a, b in itertools.pairwise(bounds)):
-        raise Malformed("the root's segments are not in order")
+    check_rows(root.segments, count)
+    for run in root.runs:
+        for origin, number, _tag in run.parts:
+            _check_address(origin, number, count)
+    _check_facts(root.facts)
     return root
+
+
+def check_rows(rows: list[SegmentRow], origin_count: int) -> None:
+    """Raises Malformed for addresses and sizes that cannot be, and for segments out of order."""
+    before = b""
+    for row in rows:
+        _check_address(row.origin, row.number, origin_count)
+        if not 1 <= row.entries <= segment_codec.MAX_ENTRIES:
+            raise Malformed("a segment has an impossible number of entries")
+        first, last = order_key(row.first), order_key(row.last)
+        if not before < first <= last:
+            raise Malformed("the segments are not in order")
+        before = last
+
+
+def _check_address(origin: int, number: int, origin_count: int) -> None:
+    if not 0 <= origin < origin_count or not 0 <= number < NO_ITEM:
+        raise Malformed("an item has an impossible address")
+
+
+def _check_facts(facts: Facts) -> None:
+    numbers = [value for value in msgspec.structs.astuple(facts) if isinstance(value, int)]
+    if facts.kind not in KINDS or not all(0 <= number <= MAX_FACT for number in numbers):
+        raise Malformed("the root states impossible facts")
 
 
 def segment_at(root: Root, path: bytes) -> int:

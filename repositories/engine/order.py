@@ -20,6 +20,7 @@ from keys.crypto_slots import PasswordRecipient
 from repositories.engine import chains
 from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, text
 from repositories.engine.head import MAX_SLOTS
+from repositories.engine.manifest import MAX_PATTERNS
 from repositories.engine.omissions import Omission
 from repositories.engine.reader import Point
 
@@ -124,6 +125,8 @@ def check_order(order: BackupOrder, parent: Point | None) -> None:
     path = chains.file_path(order.root, order.chain_id, order.sequence)
     if order.sequence < 1 or len(order.recipients) > MAX_SLOTS:
         raise BadOrder(f"The order for {text(path)} has an impossible number, or too many recipients.")
+    if max(map(len, (order.sources, order.include, order.exclude))) > MAX_PATTERNS:
+        raise BadOrder(f"The order for {text(path)} has more than {MAX_PATTERNS:,} sources or patterns; use folders.")
     if os.path.lexists(path):
         raise AlreadyExists(
             f"The repository already has {text(path)}. Rescan it; the next session continues from the newest point.",

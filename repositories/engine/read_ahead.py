@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from repositories.engine.small_files import SMALL_FILE_BYTES, Answer, BatchReade
 
 BATCHES_AHEAD = 3
 _SLOT_BYTES = BLOCK_TARGET_BYTES + SMALL_FILE_BYTES + mmap.PAGESIZE  # a batch ends with the file that fills a block
-_SLOTS = BATCHES_AHEAD + 2
+_HELPER_SLOTS = BATCHES_AHEAD + 1
 _HELPER_BATCHES = 2  # one that it reads, and one that waits for it
 _WORTH_BATCHES = 3  # so many batches pay for starting a process
 _WAIT_SECONDS = 0.2
@@ -34,10 +35,11 @@ _PACKAGES = Path(__file__).resolve().parents[2]
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A batch that was asked for. Its slot is free again after release()."""
+    """A batch that was asked for; `content` is where its small files lie, until release()."""
 
     request: Request
-    slot: int
+    content: memoryview
+    slot: int | None  # of the further process
     answer: Answer | None = None
 
 
@@ -48,10 +50,7 @@ class ReadAhead:
         """`helpers` is how many further processes there may be, at most one; None where the machine decides."""
         self._keys, self._beat = keys, beat
         self._reader = BatchReader(keys)
-        self._descriptor = os.memfd_create("backupsite-batches")
-        os.ftruncate(self._descriptor, _SLOTS * _SLOT_BYTES)
-        self._memory = mmap.mmap(self._descriptor, 0)
-        self._free = list(range(_SLOTS))
+        self._spare: list[memoryview] = []
         self._allowed = (len(os.sched_getaffinity(0)) > 1) if helpers is None else bool(helpers)
         self._helper: _Helper | None = None
         self._begun = 0
@@ -59,17 +58,15 @@ class ReadAhead:
     def begin(self, request: Request) -> Ticket:
         """Have it read, now or by the further process."""
         self._begun += 1
-        ticket = Ticket(request, self._free.pop())
         if self._allowed and self._helper is None and self._begun >= _WORTH_BATCHES:
-            self._helper = _Helper(self._keys, self._descriptor)
-        if self._helper is not None and self._helper.has_room():
-            self._helper.send(ticket)
-        else:
-            ticket.answer = self._reader.read(request, self.content(ticket))
-        return ticket
+            self._start()
+        if self._helper is not None and (ticket := self._helper.take(request)) is not None:
+            return ticket
+        content = self._spare.pop() if self._spare else memoryview(mmap.mmap(-1, _SLOT_BYTES))
+        return Ticket(request, content, None, self._reader.read(request, content))
 
     def is_ready(self, ticket: Ticket) -> bool:
-        if ticket.answer is None and self._helper is not None:
+        if ticket.answer is None:
             self._hear(0.0)
         return ticket.answer is not None
 
@@ -79,58 +76,70 @@ class ReadAhead:
             self._hear(_WAIT_SECONDS)
         return ticket.answer
 
-    def content(self, ticket: Ticket) -> memoryview:
-        """Where the small files of a batch lie."""
-        return memoryview(self._memory)[ticket.slot * _SLOT_BYTES : (ticket.slot + 1) * _SLOT_BYTES]
-
     def release(self, ticket: Ticket) -> None:
-        self._free.append(ticket.slot)
+        if ticket.slot is None:
+            self._spare.append(ticket.content)
+        elif self._helper is not None:
+            self._helper.free.append(ticket.slot)
 
     def close(self) -> None:
         if self._helper is not None:
             self._helper.end()
             self._helper = None
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+
+    def _start(self) -> None:
+        """Without a further process it is slower, and nothing else."""
+        self._allowed = False
+        with suppress(OSError):
+            self._helper = _Helper(self._keys)
 
     def _hear(self, seconds: float) -> None:
         """Take what the further process said; if it is lost, read here what it had, and do without."""
         if self._helper is None or self._helper.hear(seconds):
             return
-        lost, self._helper, self._allowed = self._helper, None, False
+        lost, self._helper = self._helper, None
         lost.end()
         for ticket in lost.waiting:
-            ticket.answer = self._reader.read(ticket.request, self.content(ticket))
+            ticket.answer = self._reader.read(ticket.request, ticket.content)
 
 
 class _Helper:
-    """The further process, and the batches that it has."""
+    """The further process, the memory that is shared with it, and the batches that it has."""
 
-    def __init__(self, keys: Keys, descriptor: int) -> None:
+    def __init__(self, keys: Keys) -> None:
         self.waiting: deque[Ticket] = deque()
+        self.free = list(range(_HELPER_SLOTS))
         self._said = bytearray()
         self._unsent = bytearray(frame(tuple(keys)))
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "repositories.engine.read_helper", str(descriptor), str(_SLOT_BYTES)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(descriptor,),
-            env={"PATH": os.defpath, "PYTHONPATH": str(_PACKAGES), "LC_ALL": "C.UTF-8"},
-            process_group=0,  # Ctrl-C is for the first process, which ends this one in order
-        )
+        descriptor = os.memfd_create("backupsite-batches")
+        try:
+            os.ftruncate(descriptor, _HELPER_SLOTS * _SLOT_BYTES)
+            self._memory = memoryview(mmap.mmap(descriptor, 0))
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "repositories.engine.read_helper", str(descriptor), str(_SLOT_BYTES)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(descriptor,),
+                env={"PATH": os.defpath, "PYTHONPATH": str(_PACKAGES), "LC_ALL": "C.UTF-8"},
+                process_group=0,  # Ctrl-C is for the first process, which ends this one in order
+            )
+        finally:
+            os.close(descriptor)
         assert self._process.stdin and self._process.stdout
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
 
-    def has_room(self) -> bool:
-        return len(self.waiting) < _HELPER_BATCHES
-
-    def send(self, ticket: Ticket) -> None:
+    def take(self, request: Request) -> Ticket | None:
+        """None if it has enough to do."""
+        if len(self.waiting) >= _HELPER_BATCHES or not self.free:
+            return None
+        slot = self.free.pop()
+        ticket = Ticket(request, self._memory[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES], slot)
         self.waiting.append(ticket)
-        self._unsent += frame((ticket.slot, tuple(ticket.request)))
+        self._unsent += frame((slot, tuple(request)))
         self.hear(0.0)
+        return ticket
 
     def hear(self, seconds: float) -> bool:
         """Send and take what can be, waiting at most so long; False if it is gone."""

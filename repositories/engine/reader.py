@@ -32,7 +32,7 @@ from repositories.engine.chains import check_place
 from repositories.engine.columns import Array
 from repositories.engine.container import Container
 from repositories.engine.entries import BlockAddress, Entry, is_below, order_key
-from repositories.engine.errors import CannotUnwrap, NothingToRestore, PlainRefused, damaged, text
+from repositories.engine.errors import CannotUnwrap, CorruptFile, NothingToRestore, PlainRefused, damaged, text
 from repositories.engine.head import Head, authenticates, open_for_reading, read_heads
 from repositories.engine.keyring import Keyring, parse_keyring
 from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
@@ -274,12 +274,24 @@ def open_container(path: Path, secret: Secret | None) -> Container:
     fd = open_for_reading(path)
     try:
         heads = read_heads(fd, path)
-        check_place(path, heads[0])
+        _check_a_place(path, heads)
         head, file_key = unlock(path, heads, secret)
+        check_place(path, head)  # the copy that authenticates need not be the one that was looked at first
         return Container(fd, path, head, file_key)
     except BaseException:
         os.close(fd)
         raise
+
+
+def _check_a_place(path: Path, heads: list[Head]) -> None:
+    """Raises CorruptFile if no copy of the head belongs here: said before a secret is tried."""
+    errors: list[CorruptFile] = []
+    for head in heads:
+        try:
+            return check_place(path, head)
+        except CorruptFile as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def unlock(path: Path, heads: list[Head], secret: Secret | None) -> tuple[Head, bytes | None]:

@@ -74,7 +74,7 @@ class EntryWriter:
         self._failed = failed
         self._beat = beat
         self._fidelity = Fidelity(tally.losses)
-        self._first_names: dict[tuple[int, int], FirstName] = {}
+        self._first_names: dict[tuple[int, int, int], FirstName] = {}
 
     def write(self, entry: Entry, pieces: Iterable[Piece]) -> None:
         """Restore one entry, or report why not. Raises OutOfSpace, and what `beat` raises."""
@@ -180,7 +180,7 @@ class EntryWriter:
         facts = os.stat(temporary, dir_fd=folder.descriptor, follow_symlinks=False)
         final = self._target.publish(folder, temporary, name)
         first = FirstName(folder.path, final, facts.st_dev, facts.st_ino)
-        self._first_names[entry.device, entry.inode] = first
+        self._first_names[_shared(entry)] = first
 
     def _link(self, entry: Entry) -> bool:
         """Make another name of a file that was restored before; False where it must be written as a file of its own.
@@ -188,7 +188,7 @@ class EntryWriter:
         The first name may have been replaced since by somebody else: what was linked is compared before it is
         published.
         """
-        first = self._first_names.get((entry.device, entry.inode))
+        first = self._first_names.get(_shared(entry))
         if first is None:
             return False
         source = os.dup(self._target.folder(first.folder).descriptor)  # opening the other folder may close this one
@@ -238,6 +238,11 @@ class EntryWriter:
             free_bytes=free_bytes,
             needed_bytes=0,
         )
+
+
+def _shared(entry: Entry) -> tuple[int, int, int]:
+    """What names of one file have in common. The type too, so that a file never becomes a name of a link."""
+    return entry.device, entry.inode, stat.S_IFMT(entry.mode)
 
 
 Maker = Callable[[Fidelity, Entry, int, bytes], None]

@@ -56,6 +56,7 @@ ZSTD_LEVELS: dict[str, Level] = {
     },
     "strong": {zstd.CompressionParameter.compression_level: 9},
 }
+MAX_WINDOW_LOG = 23  # 8 MiB: more than the levels here use, and all the memory that a frame may ask for
 _compressors = threading.local()
 
 
@@ -121,19 +122,28 @@ def _compressor(level: Mapping[int, int]) -> zstd.ZstdCompressor:
 
 
 def unpack_payload(kind: ItemKind, payload: bytes) -> bytes:
+    """Raises Malformed for what is not exactly a payload of this kind."""
+    if len(payload) < PAYLOAD_HEADER_BYTES:
+        raise Malformed("a sealed item is cut off")
     method, raw_length = _PAYLOAD.unpack_from(payload)
     data = memoryview(payload)[PAYLOAD_HEADER_BYTES:]
     if raw_length > MAX_RAW_BYTES[kind] or method not in (_STORED, _ZSTD) or any(payload[1:4]):
         raise Malformed("a sealed item has an impossible header")
-    if method == _STORED:
-        raw = bytes(data)
-    else:
-        try:
-            raw = zstd.ZstdDecompressor().decompress(data, raw_length + 1)
-        except zstd.ZstdError as error:
-            raise Malformed(f"a sealed item does not decompress: {error}") from None
+    raw = bytes(data) if method == _STORED else _decompress(data, raw_length)
     if len(raw) != raw_length:
         raise Malformed("a sealed item has not the length that it says")
+    return raw
+
+
+def _decompress(data: memoryview, raw_length: int) -> bytes:
+    """Exactly one frame; never more than a byte beyond `raw_length`, whatever the frame says of itself."""
+    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
+    try:
+        raw = decompressor.decompress(data, raw_length + 1)
+    except zstd.ZstdError as error:
+        raise Malformed(f"a sealed item does not decompress: {error}") from None
+    if not decompressor.eof or decompressor.unused_data:
+        raise Malformed("a sealed item is not exactly one compressed frame")
     return raw
 
 

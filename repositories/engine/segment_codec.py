@@ -19,29 +19,43 @@ Everything read here is authenticated already, and still checked: no index leads
 
 from __future__ import annotations
 
+import operator
+import stat
 import struct
+from itertools import islice
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
-from repositories.engine import columns
+from repositories.engine import columns, messages
 from repositories.engine.columns import U32, U64, Array
+from repositories.engine.entries import order_key
 from repositories.engine.layout import Malformed
+from repositories.engine.messages import Id
 from repositories.engine.segments import HOLE, Segment
 from repositories.engine.small_files import Xattrs
 
 MAX_ENTRIES = 8_192
+MAX_ORIGINS, MAX_XATTRS = 1 << 17, 1 << 16  # more than chunks in a segment, and than names in a list of 64 KiB
+_OF_ENTRIES = Meta(max_length=MAX_ENTRIES)
+_MAX_DEVICE = (1 << 64) - 1
+_S_IFMT = 0o170000
 _COUNTS = struct.Struct("<IIII")
 
 
+_KINDS = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK))
+
+
 class _Extras(msgspec.Struct, array_like=True, frozen=True):
-    folders: list[bytes]
-    devices: list[int]
-    origins: list[bytes]
-    targets: dict[int, bytes]
-    rdevs: dict[int, int]
-    xattrs: dict[int, Xattrs]
+    folders: Annotated[list[bytes], _OF_ENTRIES]
+    devices: Annotated[list[int], _OF_ENTRIES]
+    origins: Annotated[list[Id], Meta(max_length=MAX_ORIGINS)]
+    targets: Annotated[dict[int, bytes], _OF_ENTRIES]
+    rdevs: Annotated[dict[int, int], _OF_ENTRIES]
+    xattrs: Annotated[dict[int, Annotated[Xattrs, Meta(max_length=MAX_XATTRS)]], _OF_ENTRIES]
 
 
 def pack(segment: Segment) -> bytes:
@@ -134,11 +148,10 @@ def _expected_offsets(chunks: Array) -> Array:
 
 
 def _take_chunks(reader: columns.ColumnReader, count: int) -> Array:
-    chunks = np.zeros((count, 4), np.uint32)
-    chunks[:, 0] = reader.take(count, U32)
-    chunks[:, 1] = reader.take(count, U32, delta=True)
-    stored = reader.take(count, U32)
-    chunks[:, 3] = reader.take(count, U32)
+    """Nothing is allocated before the bytes are known to be there."""
+    origin, number = reader.take(count, U32), reader.take(count, U32, delta=True)
+    stored, length = reader.take(count, U32), reader.take(count, U32)
+    chunks = np.column_stack((origin, number, stored, length))
     if not count:
         return chunks
     follows = np.zeros(count, bool)
@@ -159,10 +172,7 @@ def _split_names(raw: bytes, count: int) -> list[bytes]:
 
 
 def _parse_extras(raw: bytes) -> _Extras:
-    try:
-        return msgspec.msgpack.decode(raw, type=_Extras)
-    except msgspec.DecodeError as error:
-        raise Malformed(f"a segment's extras cannot be read: {error}") from None
+    return messages.decode(raw, _Extras, "the extras of a segment")
 
 
 def _check(segment: Segment) -> None:
@@ -181,7 +191,23 @@ def _check(segment: Segment) -> None:
         or b"/" in b"".join(segment.names)
     ):
         raise Malformed("a segment has an impossible path")
+    _check_order(segment)
     _check_content(segment)
+    _check_rest(segment)
+
+
+def _check_order(segment: Segment) -> None:
+    """No path twice, and each behind the one before: whoever looks for a path relies on it."""
+    names, folder = segment.names, segment.folder
+    if len(names) < 2:
+        return
+    ascends = np.fromiter(map(operator.lt, names, islice(names, 1, None)), bool, len(names) - 1)
+    is_same_folder = folder[1:] == folder[:-1]
+    turns = np.flatnonzero(~is_same_folder).tolist()
+    if not np.all(ascends[is_same_folder]) or any(
+        order_key(segment.path(row)) >= order_key(segment.path(row + 1)) for row in turns
+    ):
+        raise Malformed("the entries of a segment are not in order")
 
 
 def _check_content(segment: Segment) -> None:
@@ -190,6 +216,23 @@ def _check_content(segment: Segment) -> None:
     ends = np.concatenate((np.zeros(1, np.uint64), np.cumsum(segment.chunks[:, 3], dtype=np.uint64)))
     if not np.array_equal(ends[starts[1:]] - ends[starts[:-1]], segment.size):
         raise Malformed("a segment has an entry whose chunks are not its size")
+    if bool(np.any(segment.size[segment.mode & _S_IFMT != stat.S_IFREG])):
+        raise Malformed("a segment has content for what is no file")
+
+
+def _check_rest(segment: Segment) -> None:
+    """Types, targets, devices and attributes are such as a file system can have."""
+    count = len(segment)
+    if not {stat.S_IFMT(mode) for mode in np.unique(segment.mode).tolist()} <= _KINDS:
+        raise Malformed("a segment has an entry of an unknown type")
+    if not all(0 <= row < count for table in (segment.targets, segment.rdevs, segment.xattrs) for row in table):
+        raise Malformed("a segment describes an entry that it does not have")
+    if (
+        any(not target or b"\0" in target for target in segment.targets.values())
+        or not all(0 <= number <= _MAX_DEVICE for number in (*segment.rdevs.values(), *segment.devices))
+        or any(not name or b"\0" in name for pairs in segment.xattrs.values() for name, _ in pairs)
+    ):
+        raise Malformed("a segment has an entry that no file system can have")
 
 
 _BAD_NAMES = frozenset((b"", b".", b".."))

@@ -29,7 +29,9 @@ def read_segment(source: ItemSource, row: SegmentRow, origin: UUID) -> Segment:
         raise damaged(source.path, name, "it is not the one that the root knows")
     try:
         segment = segment_codec.parse(source.read(row.number, ItemKind.SEGMENT, origin))
-        if len(segment) != row.entries or not row.entries or segment.path(0) != row.first:
+        if len(segment) != row.entries or not row.entries:
+            raise Malformed("it does not fit the root")
+        if (segment.path(0), segment.path(len(segment) - 1)) != (row.first, row.last):
             raise Malformed("it does not fit the root")
     except Malformed as error:
         raise damaged(source.path, name, str(error)) from None

@@ -132,7 +132,8 @@ def _heads_in(folder: Path) -> Iterator[tuple[Head, Path]]:
                 heads = read_heads(fd, path)
             finally:
                 os.close(fd)
-            yield heads[0], path
+            for head in heads:  # where the copies differ, the one that authenticates is chosen when it is opened
+                yield head, path
 
 
 def _open_authentic(path: Path, file_id: UUID, own: Container, keys: list[bytes | None]) -> Container:

@@ -145,10 +145,10 @@ class _Batch:
         at_folder = _open_folder(folder) if count >= _WORTH_A_FOLDER else None
         where = b"" if at_folder is not None else folder
         path_start = folder[1:]
-        boundary_key, modulus = self._keys.boundaries, BOUNDARY_MODULUS
+        boundary_key = self._keys.boundaries
         try:
             for number, (name, kind, size, inode, mtime, ctime, device) in numbered:
-                if not int.from_bytes(blake3(path_start + name, key=boundary_key).digest(length=4), "little") % modulus:
+                if is_boundary(path_start + name, boundary_key):
                     self.boundaries.append(number)
                 if kind == SMALL:
                     try:

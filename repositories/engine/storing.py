@@ -188,7 +188,7 @@ class Storer:
         read = np.setdiff1d(read, missed, assume_unique=True) if missed else read
         joined = answer.identities
         names = [joined[at : at + IDENTITY_BYTES] for at in range(0, len(joined), IDENTITY_BYTES)]
-        addresses = packer.place_run(names, columns.size[read].tolist(), self._ahead.content(begun.ticket))
+        addresses = packer.place_run(names, columns.size[read].tolist(), begun.ticket.content)
         small = np.array(addresses, np.uint32).reshape(-1, 4)
         for number, address in zip(contents.small, packer.place_all(list(contents.small.values())), strict=True):
             contents.chunks[number] = array("I", address)

@@ -128,12 +128,18 @@ class Unfinished:
                 raise damaged(self.path, f"identities {number}", str(error)) from None
         return runs
 
-    def check(self) -> None:
-        """Open all of the manifest that lies in the file itself. Raises CorruptFile."""
+    def check(self, base: Point | None) -> None:
+        """Open all of the manifest that lies in the file itself; the rest of it must be in the files of `base`.
+
+        Raises CorruptFile, MissingFile, CannotUnwrap.
+        """
         for manifest in self.manifests:
             for row in manifest.rows:
-                if manifest.origins[row.origin] == self.head.file_id:
-                    read_segment(self, row, self.head.file_id)
+                origin = manifest.origins[row.origin]
+                if origin == self.head.file_id:
+                    read_segment(self, row, origin)
+                elif base is None or base.container_of(origin).tag(row.number, ItemKind.SEGMENT, origin) != row.tag:
+                    raise damaged(self.path, f"segment {row.number}", "it shares what its parent does not have")
         self.identity_runs()
 
     def _segment(self, manifest: Manifest, row: SegmentRow, base: Point | None) -> Segment:
@@ -215,11 +221,14 @@ def _follow(before: Manifest, checkpoint: Checkpoint) -> Manifest:
         more = np.frombuffer(file.chunks, "<u4").tolist()
         begun[file.path] = BegunFile(file.facts, known.chunks[: 4 * file.first] + array("I", more))
     tail = segment_codec.parse(checkpoint.tail) if checkpoint.tail else None
+    origins = [UUID(bytes=origin) for origin in checkpoint.origins]
+    if origins[: len(before.origins)] != before.origins or (tail is not None and not len(tail)):
+        raise Malformed("a checkpoint does not continue the one before")
     rows, news = before.rows + checkpoint.rows, before.news + checkpoint.news
     if sum(row.entries for row in rows) + len(tail or ()) != sum(count for _, count in news):
         raise Malformed("a checkpoint counts other entries than it has")
     return Manifest(
-        origins=[UUID(bytes=origin) for origin in checkpoint.origins],
+        origins=origins,
         rows=rows,
         tail=tail,
         news=news,

@@ -77,6 +77,8 @@ class _Verification:
         self._notes: list[str] = []
         self._needed: dict[UUID, Array] = {}  # by origin: how far chunks reach into each block, by number
         self._bad: dict[UUID, set[int]] = {}
+        self._limits: dict[UUID, int] = {}  # by origin: above its highest item number
+        self._away: set[UUID] = set()  # origins whose file cannot be opened
         self._named: list[bytes] = []
         self._files = self._items = self._bytes = self._blocks = 0
 
@@ -163,9 +165,36 @@ class _Verification:
     def _note_chunks(self, segment: Segment) -> None:
         chunks = segment.chunks[segment.chunks[:, 0] != HOLE]
         for origin in np.unique(chunks[:, 0]).tolist():
+            file_id = segment.origins[origin]
             rows = chunks[chunks[:, 0] == origin]
-            reach = self._reach(segment.origins[origin], int(rows[:, 1].max()))
-            np.maximum.at(reach, rows[:, 1], rows[:, 2].astype(np.uint64) + rows[:, 3])
+            there = rows[:, 1] < self._limit(file_id)
+            self._beyond(file_id, np.unique(rows[~there, 1]).tolist())
+            rows = rows[there]
+            if len(rows):
+                reach = self._reach(file_id, int(rows[:, 1].max()))
+                np.maximum.at(reach, rows[:, 1], rows[:, 2].astype(np.uint64) + rows[:, 3])
+
+    def _limit(self, origin: UUID) -> int:
+        """Above the highest item number of an origin, so that no number decides how much memory is taken; 0, and
+        reported, where its file cannot be opened.
+        """
+        if origin not in self._limits:
+            self._limits[origin] = 0
+            try:
+                part = self._point.container_of(origin).index.part(origin)
+                self._limits[origin] = int(part[1].numbers[-1]) + 1 if part and len(part[1]) else 0
+            except EngineError as error:
+                self._report(error)
+                self._away.add(origin)
+        return self._limits[origin]
+
+    def _beyond(self, origin: UUID, numbers: list[int]) -> None:
+        """Blocks that are needed and are not there."""
+        if origin in self._away:
+            self._bad.setdefault(origin, set()).update(numbers)
+            return
+        for number in set(numbers) - self._bad.get(origin, set()):
+            self._bad_block(origin, number, "the index does not have it")
 
     def _reach(self, origin: UUID, highest: int) -> Array:
         reach = self._needed.get(origin, np.zeros(0, np.uint64))
@@ -189,12 +218,7 @@ class _Verification:
         """Every needed block is in the index of its file."""
         for origin, reach in self._needed.items():
             numbers = np.flatnonzero(reach).tolist()
-            try:
-                part = self._point.container_of(origin).index.part(origin)
-            except EngineError as error:
-                self._report(error)
-                self._bad[origin] = set(numbers)
-                continue
+            part = self._point.container_of(origin).index.part(origin)
             blocks = set(part[1].of_kind(ItemKind.BLOCK).tolist()) if part else set()
             for number in set(numbers) - blocks:
                 self._bad_block(origin, number, "the index does not have it")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from repositories.engine.entries import is_below, order_key
@@ -162,7 +162,7 @@ class Walk:
         self._ancestors: set[bytes] = set()
         self._sockets = 0
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Generator[Found, None, None]:
         for source in self._sources:
             yield from self._source(source)
         if self._sockets:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from repositories.engine import manifest, read_ahead, small_files
 from repositories.engine.backup import Level
 from repositories.engine.layout import MIB
-from repositories.engine.manifest import BOUNDARY_MODULUS, Boundaries
+from repositories.engine.small_files import BOUNDARY_MODULUS
 from tests.engine.lab import Chain, content_of, folder_in_memory, inside
 
 FILES = 10_000
@@ -25,10 +26,12 @@ A_FOLDER = 100
 
 @pytest.fixture(autouse=True)
 def fixed_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ends_at(_: Boundaries, path: bytes) -> bool:
+    def is_boundary(path: bytes, _: bytes) -> bool:
         return zlib.crc32(path.partition(b"/source/")[2]) % BOUNDARY_MODULUS == 0
 
-    monkeypatch.setattr(Boundaries, "ends_at", ends_at)
+    for module in (small_files, manifest):
+        monkeypatch.setattr(module, "is_boundary", is_boundary)
+    monkeypatch.setattr(read_ahead, "_WORTH_BATCHES", 1 << 30)  # another process would not have this
 
 
 @pytest.fixture

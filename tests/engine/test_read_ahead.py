@@ -59,16 +59,17 @@ def test_all_of_it_is_stored(tmp_path: Path, many: Path, monkeypatch: pytest.Mon
 
 def test_a_lost_process_is_done_without(tmp_path: Path, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed with batches in its hands: they are read here."""
-    send = read_ahead._Helper.send
+    take = read_ahead._Helper.take
     killed: list[int] = []
 
-    def send_and_kill(self: read_ahead._Helper, ticket: read_ahead.Ticket) -> None:
-        send(self, ticket)
+    def take_and_kill(self: read_ahead._Helper, request: read_ahead.Request) -> read_ahead.Ticket | None:
+        ticket = take(self, request)
         if len(self.waiting) == 2 and not killed:
             killed.append(self._process.pid)
             os.kill(self._process.pid, signal.SIGKILL)
+        return ticket
 
-    monkeypatch.setattr(read_ahead._Helper, "send", send_and_kill)
+    monkeypatch.setattr(read_ahead._Helper, "take", take_and_kill)
     started = helpers_of(monkeypatch, 1)
     chain, observer = Chain(tmp_path / "repository", many), Recorder()
     chain.write(observer=observer)

@@ -1,6 +1,7 @@
 """The repository's disk fails at every call in turn: the chain is as good as before, and the next session works."""
 
 import errno
+import gc
 import hashlib
 import os
 import shutil
@@ -191,6 +192,7 @@ class FailingEverywhere:
             descriptors = os.listdir("/proc/self/fd")
             with watched(at, self._disk.fault, lasting=self._disk.lasting) as watch:
                 ended = self._try()
+            gc.collect()  # the memory that is shared with a reading process is named in the frames of the error
             assert os.listdir("/proc/self/fd") == descriptors, f"call {at}: {watch.made[at:]}"
             if len(watch.made) <= at:
                 assert ended

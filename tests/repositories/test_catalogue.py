@@ -224,6 +224,17 @@ def test_what_cannot_be_opened_is_not_adopted(writer: Writer, make_writer: MakeW
     assert RestorePoint.objects.filter(chain=writer.chain).count() == 1
 
 
+def test_a_file_that_was_written_behind_another_point_is_not_adopted(writer: Writer) -> None:
+    """The catalogue's newest point was written in one copy of the repository, and this file in another."""
+    newest = writer.add()
+    writer.write()
+    RestorePoint.objects.filter(pk=newest.pk).update(seal_hash=bytes(32))
+    with pytest.raises(CannotAdopt, match="the chain has a fork"):
+        adopt(writer.chain)
+    RestorePoint.objects.filter(pk=newest.pk).update(seal_hash=newest.seal_hash)
+    assert len(adopt(writer.chain)) == 1
+
+
 def test_a_plain_first_file_of_an_encrypted_chain_is_not_adopted(writer: Writer, make_writer: MakeWriter) -> None:
     writer.chain.folder.mkdir()
     (writer.chain.folder / "1").write_bytes(plain_file_of(writer.chain, make_writer))

@@ -70,5 +70,5 @@ def test_a_file_that_opens_but_is_not_the_catalogued_one(writer: Writer, column:
     values = {"seal_hash": bytes(32), "head_generation": point.head_generation + 1}
     RestorePoint.objects.update(**{column: values[column]})
     point.refresh_from_db()
-    with pytest.raises(CorruptFile, match=r"not point 1"):
+    with pytest.raises(CorruptFile, match="not the one that is known"):
         open_point(point)
