@@ -38,6 +38,7 @@ from repositories.engine.order import (
     Written,
     check_order,
 )
+from repositories.engine.pace import Pace
 from repositories.engine.patterns import Patterns
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.seal import NO_HASH, NO_PARENT, plain_chain_key
@@ -127,6 +128,8 @@ class _Session:
             threads,
             None if unfinished is None else (unfinished.fd, unfinished.part),
         )
+        if order.limit is not None:
+            writer.pace = Pace(order.limit, self._beat)
         try:
             self._prepare()
             self._store_everything()

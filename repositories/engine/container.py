@@ -85,6 +85,12 @@ class Container:
             raise damaged(self.path, name, str(error)) from None
         return sealed
 
+    def stored_bytes(self, number: int, origin: UUID) -> int:
+        """The length of an item as it lies in the file; 0 if there is none."""
+        part = self.index.part(origin)
+        place = part[1].place(number) if part else None
+        return place.length if place else 0
+
     def tag(self, number: int, kind: ItemKind, origin: UUID | None = None) -> bytes:
         """The last 16 bytes of a sealed item: its tag, as a root remembers it."""
         _, place, name = self._find(number, kind, origin)

@@ -20,6 +20,7 @@ from keys.crypto_slots import PasswordRecipient
 from repositories.engine import chains
 from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, text
 from repositories.engine.head import MAX_SLOTS
+from repositories.engine.pace import Limit
 from repositories.engine.reader import Point
 
 GIB = 1024**3
@@ -91,6 +92,7 @@ class BackupOrder:
     clock: Callable[[], int] = time.time_ns  # compared with the times of files, and sealed as the end
     checkpoints: CheckpointInterval = field(default_factory=CheckpointInterval)
     unfinished_key: bytes | None = field(default=None, repr=False)  # of an unfinished file that no recipient opens
+    limit: Limit | None = None  # of what is appended to the file
 
 
 @dataclass(frozen=True, slots=True)

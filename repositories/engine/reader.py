@@ -37,6 +37,7 @@ from repositories.engine.head import Head, authenticates, open_for_reading, read
 from repositories.engine.keyring import Keyring, parse_keyring
 from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
 from repositories.engine.manifest import Facts, Root, RunRow, folder_segments, parse_root
+from repositories.engine.pace import Pace
 from repositories.engine.seal import NO_PARENT, Seal, check_chain_mac, plain_chain_key
 from repositories.engine.segment_reader import read_segment
 from repositories.engine.segments import Segment
@@ -126,6 +127,10 @@ class Point:
     def close(self) -> None:
         self._blocks.close()
         self._shelf.close()
+
+    def set_pace(self, pace: Pace) -> None:
+        """From now on blocks are read as fast as it allows."""
+        self._blocks.pace = pace
 
     def list_folder(self, path: bytes) -> list[Entry]:
         """The direct children of a folder, sorted; the empty path gives the roots. Raises NothingToRestore."""

@@ -22,6 +22,7 @@ from repositories.engine.errors import Cancelled, EngineError, NothingToRestore,
 from repositories.engine.fidelity import LOSS_SENTENCES
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import FreeSpace
+from repositories.engine.pace import Limit, Pace
 from repositories.engine.reader import Point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
 from repositories.engine.restore_helpers import Helpers, helpers_worth
@@ -49,6 +50,7 @@ class RestoreOrder:
     reserve: FreeSpace | None = None
     helpers: int | None = None  # further processes; None where the engine decides
     clock: Callable[[], float] = time.monotonic  # seconds; only paces the reports
+    limit: Limit | None = None  # of the blocks that are read; one process does it all then
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class _Run:
         for path in self._selection.paths:
             self._walker.folders += described_above(self._order.point, path)
         numbers = self._selection.segment_numbers()
-        count = helpers_worth(self._order.point, len(numbers)) if self._order.helpers is None else self._order.helpers
+        count = self._helper_count(len(numbers))
         with self._helpers as helpers, closing(CommonList.of(numbers)) as common:
             helpers.start(count, self._order.point, self._selection.paths, self._target, common)
             mine: list[int] = []
@@ -171,6 +173,13 @@ class _Run:
             self._walker.run(self._of_others(sorted(set(numbers).difference(mine))))
             helpers.wait(self.beat)
             helpers.add_to(self._tally, self._target)
+
+    def _helper_count(self, segments: int) -> int:
+        order = self._order
+        if order.limit is not None:
+            order.point.set_pace(Pace(order.limit, self.beat))
+            return 0
+        return helpers_worth(order.point, segments) if order.helpers is None else order.helpers
 
     def _mine(self, common: CommonList, mine: list[int]) -> Iterator[Entry]:
         """Every entry of the segments that this process gets."""
