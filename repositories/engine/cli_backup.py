@@ -15,6 +15,7 @@ from keys.crypto_password import KdfParameters, derive_kek, new_salt
 from keys.crypto_slots import PasswordRecipient, Slot
 from repositories.engine.backup import write_backup
 from repositories.engine.chains import remove_leftovers
+from repositories.engine.cli_amounts import add_limit
 from repositories.engine.cli_passwords import ask, from_file
 from repositories.engine.cli_plan import Plan, plan
 from repositories.engine.cli_points import Opener, Shelf, absolute
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="write a full, also where an incremental would do")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out; can be repeated")
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="take only; can be repeated")
+    add_limit(parser, "write")
     parser.add_argument(
         "--previous-password-file", metavar="FILE", type=Path, help="the password before, when it was changed"
     )
@@ -91,6 +93,7 @@ def _order(
         level=Level(options.level),
         reserve=RESERVE,
         checkpoints=CHECKPOINTS,
+        limit=options.limit,
     )
 
 
