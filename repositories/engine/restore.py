@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repositories.engine.entries import Entry, is_below, order_key
-from repositories.engine.errors import Cancelled, EngineError, NothingToRestore, OutOfSpace, text
+from repositories.engine.errors import DAMAGES, Cancelled, EngineError, NothingToRestore, OutOfSpace, text
 from repositories.engine.fidelity import LOSS_SENTENCES
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import FreeSpace
@@ -100,7 +100,8 @@ def selected(point: Point, paths: tuple[bytes, ...]) -> tuple[bytes, ...]:
         if chosen and is_below(path, chosen[-1]):
             continue
         if path:
-            point.entry(path)
+            with suppress(*DAMAGES):  # whether it is there cannot be known; the restore reports what is damaged
+                point.entry(path)
         chosen.append(path)
     return tuple(chosen) or EVERYTHING
 
@@ -258,7 +259,7 @@ def described_above(point: Point, path: bytes) -> list[Entry]:
     entries = []
     parts = path.split(b"/")
     for depth in range(1, len(parts)):
-        with suppress(NothingToRestore):
+        with suppress(NothingToRestore, *DAMAGES):  # then it is made as a new folder is
             entries.append(point.entry(b"/".join(parts[:depth])))
     return entries
 

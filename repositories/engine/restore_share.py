@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from repositories.engine.entries import Entry, is_below, order_key
-from repositories.engine.errors import CorruptFile
+from repositories.engine.errors import DAMAGES
 from repositories.engine.reader import Point
 
 EVERYTHING = (b"",)
@@ -52,7 +52,7 @@ class Selection:
         for number in self.segment_numbers():
             try:
                 yield from self.entries_of(number)
-            except CorruptFile:
+            except DAMAGES:
                 continue
 
     def _is_wanted(self, entry: Entry) -> bool:
