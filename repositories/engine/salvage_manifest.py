@@ -2,14 +2,15 @@
 
 That are the segments that the file sealed itself, what its checkpoints tell (segments of earlier points that it shares,
 and the entries behind the last segment), and in a merged file the segments that it copied. Where two of them speak of
-the same stretch of paths the younger one counts, for all of the stretch, so that nothing comes back that had been
-deleted. Segments that the point shared with earlier ones and that no checkpoint tells of are not found: what was not
-changed since then has to be recovered from an earlier point.
+the same stretch of paths the younger one counts, for all of the stretch; between stretches the older one does, so a
+file that was deleted between two sessions of one point may be listed. Segments that the point shared with earlier ones
+and that no checkpoint tells of are not found: what was not changed since has to be recovered from an earlier point.
 """
 
 from __future__ import annotations
 
 import bisect
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -94,15 +95,16 @@ def found_parts(point: Point, findings: list[str]) -> list[Part]:
 
 
 def root_of_parts(parts: list[Part], container: Container) -> Root:
-    """A root that lists the parts, each as a segment of its own."""
+    """A root that lists the parts, each as a segment of its own. The time of the file stands for that of the point."""
     origins = list(dict.fromkeys([container.file_id, *(part.origin for part in parts)]))
     rows = [
         SegmentRow(origins.index(part.origin), part.row.number, b"", part.end - part.start, part.first, part.last)
         for part in parts
     ]
+    when_ns = os.fstat(container.fd).st_mtime_ns
     files, directories, others, size = (sum(part.counts[column] for part in parts) for column in range(4))
     facts = Facts(
-        "partial", "best-effort", "", "", 0, 0, [], [], [], files, directories, others, size, 0, 0, 0, 0, 0
+        "partial", "best-effort", "", "", when_ns, when_ns, [], [], [], files, directories, others, size, 0, 0, 0, 0, 0
     )  # fmt: skip
     return Root(facts, [origin.bytes for origin in origins], rows, [])
 

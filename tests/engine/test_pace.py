@@ -1,4 +1,4 @@
-"""A limited run moves no more bytes a second than it may, by a clock that only sleeping moves; and it can be stopped."""
+"""A limited run moves no more bytes a second than it may, by a clock that only sleeping moves; it can be stopped."""
 
 import os
 from collections.abc import Callable

@@ -1,0 +1,110 @@
+"""Damage by the command line: what is named, what comes out nevertheless, and what the exit code says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from repositories.engine import manifest
+from repositories.engine.cli import main
+from repositories.engine.layout import ItemKind
+from tests.engine.lab import Chain, write_tree
+from tests.engine_cli.conftest import Engine, Facts, files_of, refused, restored_at
+
+FactsOf = Callable[[Path], Facts]
+Secret = tuple[str, str]
+
+
+@pytest.fixture
+def secret(engine: Engine) -> Secret:
+    return "--password-file", str(engine.password_file("secret"))
+
+
+@pytest.fixture
+def repository(engine: Engine, tree: Path, tmp_path: Path, secret: Secret) -> Path:
+    """Two points; the second one has a large file of its own."""
+    for number in (1, 2):
+        (tree / f"own {number}").write_bytes(os.urandom(5 << 20))
+        assert engine("backup", tree, "--to", tmp_path / "repository", "--level", "none", *secret).code == 0
+    return tmp_path / "repository"
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_verify_names_the_points_that_a_damage_touches(engine: Engine, repository: Path, secret: Secret) -> None:
+    file = files_of(repository)[0]
+    flip(file, file.stat().st_size // 2)
+    ended = engine("verify", repository, *secret)
+    assert (ended.code, ended.result["sound"], ended.result["damages_count"]) == (2, False, 1)
+    rows = ended.result["points"]
+    assert [row["exit_code"] for row in rows] == [2, 2]
+    (damage,) = rows[0]["damages"]
+    assert damage == rows[1]["damages"][0]
+    assert damage["points"] == [1, 2] and damage["part"].startswith("block ")
+    assert any(path.endswith("own 1") for path in damage["files"])
+    said = engine("verify", repository, *secret, as_json=False).stdout
+    assert "restore points 1, 2" in said and "can be restored" in said
+
+
+def test_verify_takes_a_sample(engine: Engine, repository: Path, secret: Secret) -> None:
+    sampled = [engine("verify", repository, "--sample", "50%", "--seed", seed, *secret) for seed in ("3", "4")]
+    assert [ended.code for ended in sampled] == [0, 0]
+    for ended, seed in zip(sampled, (3, 4), strict=True):
+        assert (ended.result["depth"], ended.result["share"], ended.result["seed"]) == ("sample", 0.5, seed)
+    whole = engine("verify", repository, "--limit", "1G", *secret).result["blocks_checked"]
+    assert sum(ended.result["blocks_checked"] for ended in sampled) >= whole
+    assert "--seed " in engine("verify", repository, "--sample", "0.5", *secret, as_json=False).stdout
+
+
+@pytest.mark.parametrize("option", [("--sample", "0"), ("--sample", "120%"), ("--limit", "fast"), ("--limit", "0")])
+def test_impossible_amounts_are_refused(engine: Engine, repository: Path, option: tuple[str, str]) -> None:
+    ended = engine("verify", repository, *option)
+    assert ended.code == 2 and option[0] in ended.stderr
+
+
+def test_a_cut_off_file_is_an_error_that_names_best_effort(
+    engine: Engine, repository: Path, tree: Path, tmp_path: Path, secret: Secret, facts_of: FactsOf
+) -> None:
+    """The trailer is missing: everything comes out, as a warning, since nobody can say whether it was all."""
+    file = files_of(repository)[1]
+    os.truncate(file, file.stat().st_size - 90)
+    ended = engine("recover", repository, "--into", tmp_path / "into", *secret)
+    refused(ended, "corrupt-file")
+    assert "--best-effort" in ended.result["error"]["message"]
+    ended = engine("recover", repository, "--into", tmp_path / "into", "--best-effort", *secret)
+    assert (ended.code, ended.result["partial"], ended.result["failed_count"]) == (1, False, 0)
+    assert ended.result["findings"]
+    assert facts_of(restored_at(tmp_path / "into", tree)) == facts_of(tree)
+
+
+def test_without_a_root_a_part_comes_out_and_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Many segments, and a damaged root: an incremental gives what it sealed itself, and exit code 2."""
+    monkeypatch.setattr(manifest, "BOUNDARY_MODULUS", 12)
+    write_tree(tmp_path / "source", {f"{number}": b"%d" % number for number in range(200)})
+    chain = Chain(tmp_path / "repository", tmp_path / "source", ())
+    chain.write()
+    write_tree(tmp_path / "source", {"100": b"changed"})
+    chain.write()
+    with chain.open() as point:
+        place = point.container.index.place(int(point.container.index.own.of_kind(ItemKind.ROOT)[0]))
+    assert place is not None
+    flip(chain.points[1].path, place.offset + 40)
+    command = ["recover", str(chain.root), "--into", str(tmp_path / "into"), "--best-effort"]
+    assert main([*command, "--json"]) == 2
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["partial"], result["failed_count"]) == (True, 0)
+    found = {path.name: path.read_bytes() for path in restored_at(tmp_path / "into", chain.source).iterdir()}
+    assert found.pop("100") == b"changed" and 0 <= len(found) < 199
+    assert all(content == name.encode() for name, content in found.items())
+    assert main(command) == 2
+    assert "PARTIAL" in capsys.readouterr().out
