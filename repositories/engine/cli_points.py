@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, KdfParameters, derive_kek
+from keys.crypto_argon2 import derive_kek_for_file
+from keys.crypto_errors import KdfRefused
+from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, KdfParameters
 from keys.crypto_slots import Slot, SlotKind
 from repositories.engine.chains import ChainOnDisk, FileOnDisk, scan, scan_chain
 from repositories.engine.errors import CannotUnwrap, EngineError, PlainRefused, damaged, text
@@ -81,7 +83,7 @@ class Opener:
         """Open by the password alone; also tells which slot it opened. Raises CannotUnwrap."""
         slots = [slot for slot in head.slots if slot.kind is SlotKind.PASSWORD][:MAX_DERIVATIONS_AN_ATTEMPT]
         for slot in slots if self.password is not None else ():
-            with suppress(CannotUnwrap):
+            with suppress(CannotUnwrap, KdfRefused):  # a slot that wants too much is none that opens
                 return self._learn(self._open(path, Kek(self.kek(slot)), best_effort)), slot
         raise CannotUnwrap(
             f"{text(path)} does not open with what was given. Give the password that it was written with, or the one "
@@ -95,7 +97,7 @@ class Opener:
             raise CannotUnwrap("There is no password for this key slot.")
         salted = (slot.kdf_salt, slot.kdf_parameters)
         if salted not in self._keks:
-            self._keks[salted] = derive_kek(self.password, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
+            self._keks[salted] = derive_kek_for_file(self.password, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
         return self._keks[salted]
 
     def _learn(self, point: Point) -> Point:

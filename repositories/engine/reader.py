@@ -23,8 +23,9 @@ from uuid import UUID
 
 import numpy as np
 
+from keys.crypto_argon2 import derive_kek_for_file
 from keys.crypto_errors import KdfRefused, UnwrapFailed
-from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, derive_kek
+from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT
 from keys.crypto_slots import Slot, SlotKind, unwrap
 from repositories.engine import identities
 from repositories.engine.blocks import BlockReader, Content, Hole, Piece
@@ -362,7 +363,7 @@ def _derived(slot: Slot, secret: Password, keks: dict[object, bytes]) -> bytes |
         if len(keks) >= MAX_DERIVATIONS_AN_ATTEMPT:
             return None
         try:
-            keks[place] = derive_kek(secret.value, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
+            keks[place] = derive_kek_for_file(secret.value, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
         except KdfRefused:
             return None
     return keks[place]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from keys import crypto_argon2_child
+from keys.crypto_errors import KdfFailed
 from repositories.engine import manifest
 from repositories.engine.cli import main
-from repositories.engine.layout import ItemKind
+from repositories.engine.layout import HEAD_A_OFFSET, HEAD_B_OFFSET, ItemKind
+from repositories.engine.reader import Password, open_point
 from tests.engine.lab import Chain, write_tree
 from tests.engine_cli.conftest import Engine, Facts, files_of, refused, restored_at
 
@@ -108,3 +112,42 @@ def test_without_a_root_a_part_comes_out_and_is_called_so(
     assert all(content == name.encode() for name, content in found.items())
     assert main(command) == 2
     assert "PARTIAL" in capsys.readouterr().out
+
+
+def test_a_slot_that_wants_too_much_memory_closes_its_own_file_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's file in the repository, with 2 TiB of Argon2id in its only slot."""
+    source = tmp_path / "source"
+    write_tree(source, {"a": b"a"})
+    good, hostile = (Chain(tmp_path / "repository", source) for _ in range(2))
+    for chain in (good, hostile):
+        chain.write()
+    path = hostile.points[0].path
+    raw = bytearray(path.read_bytes())
+    for copy in (HEAD_A_OFFSET, HEAD_B_OFFSET):
+        length = int.from_bytes(raw[copy + 12 : copy + 16], "little")
+        slot = copy + 96
+        raw[slot + 60 : slot + 64] = (1 << 31).to_bytes(4, "little")
+        raw[copy + length - 32 : copy + length] = hashlib.sha256(raw[copy : copy + length - 32]).digest()
+    path.write_bytes(raw)
+    (tmp_path / "password").write_text("correct horse")
+    command = ["list", str(tmp_path / "repository"), "--password-file", str(tmp_path / "password"), "--json"]
+    assert main(command) == 1
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["points"]
+    assert sorted(row.get("problem_code", "") for row in rows) == ["", "cannot-unwrap"]
+
+
+def test_a_derivation_without_a_result_is_no_wrong_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "source", {"a": b"a"})
+    chain = Chain(tmp_path / "repository", tmp_path / "source")
+    chain.write()
+    (tmp_path / "child.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(crypto_argon2_child, "__file__", str(tmp_path / "child.py"))
+    with pytest.raises(KdfFailed):
+        open_point(chain.points[0].path, Password(b"correct horse"))
+    (tmp_path / "password").write_text("correct horse")
+    assert main(["list", str(chain.root), "--password-file", str(tmp_path / "password"), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["code"] == "kdf-failed"
