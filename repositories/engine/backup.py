@@ -198,9 +198,11 @@ class _Session:
             if entries > MAX_IDENTITIES:
                 break
             self._runs_loaded_from -= 1
-        return [
-            self._base.identity_run(run, self._origin_number) for run in self._base.root.runs[self._runs_loaded_from :]
-        ]
+        loaded = []
+        for run in self._base.root.runs[self._runs_loaded_from :]:
+            self._beat()
+            loaded.append(self._base.identity_run(run, self._origin_number))
+        return loaded
 
     def _store_everything(self) -> None:
         order = self._order

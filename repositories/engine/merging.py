@@ -80,7 +80,8 @@ def merge(order: MergeOrder, observer: Observer) -> Merged:
     """
     if scan_chain(order.root / str(order.chain_id)).replaced:
         raise BadOrder(f"An earlier merge of the chain {order.chain_id} is not finished; settle it first.")
-    run = find_run(order.newest, order.sequence)
+    pulse = Pulse(observer, time.monotonic)
+    run = find_run(order.newest, order.sequence, lambda: pulse.beat(lambda: Progress(stage="merge")))
     going = tuple(file for file in run.files if file.sequence <= order.sequence)
     if not 2 <= len(going) <= MAX_REPLACED:
         raise BadOrder(

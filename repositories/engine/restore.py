@@ -134,16 +134,21 @@ class _Run:
         wanted_bytes = self._bytes_total or 0
         if self._may_use_bytes() >= wanted_bytes or self._target.root.names:
             return  # what stands in the target may be skipped or replaced: then only writing can tell
-        stored_bytes = sum(_stored_bytes(entry) for entry in self._selection.entries() if entry.is_file)
+        stored_bytes = sum(
+            _stored_bytes(entry) for entry in self._selection.entries(self._beat_counting) if entry.is_file
+        )
         if stored_bytes > self._may_use_bytes():
             raise self._no_room(stored_bytes)
 
     def _count(self) -> None:
         self._files_total = self._bytes_total = 0
-        for entry in self._selection.entries():
+        for entry in self._selection.entries(self._beat_counting):
             if entry.is_file:
                 self._files_total += 1
                 self._bytes_total += entry.size
+
+    def _beat_counting(self) -> None:
+        self._pulse.beat(lambda: Progress(stage="count"))
 
     def _may_use_bytes(self) -> int:
         free_bytes, total_bytes = self._target.free_bytes()
