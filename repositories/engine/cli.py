@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from keys.crypto_errors import CryptoError
-from repositories.engine import cli_backup, cli_read, cli_recover, cli_verify
+from repositories.engine import cli_backup, cli_chain, cli_read, cli_recover, cli_rewrap, cli_verify
 from repositories.engine.cli_terminal import FAILED, Terminal
 from repositories.engine.errors import EngineError, text
 
@@ -68,4 +68,11 @@ def parser() -> argparse.ArgumentParser:
         "one backup file",
     )
     cli_recover.add_arguments(add("recover", cli_recover.run, "Put files back from a restore point."))
+    cli_chain.add_synthesize_arguments(
+        add("synthesize", cli_chain.run_synthesize, "Write a new full from the newest point, without the sources.")
+    )
+    cli_chain.add_merge_arguments(
+        add("merge", cli_chain.run_merge, "Keep so many points: merge the older ones into the oldest that stays.")
+    )
+    cli_rewrap.add_arguments(add("rewrap", cli_rewrap.run, "Let points open with another password."))
     return whole
