@@ -271,8 +271,8 @@ class _Session:
         fresh = self._identities.fresh()
         if fresh is None:
             return known
+        loaded = list(self._identities.loaded)  # not before: what was added may all have been adopted
         known = known[self._runs_loaded_from :] if self._base else known
-        loaded = list(self._identities.loaded)
         while loaded and (len(loaded[-1]) <= 2 * len(fresh) or len(loaded) >= MAX_IDENTITY_RUNS):
             if len(loaded[-1]) + len(fresh) > MAX_IDENTITIES and len(loaded) < MAX_IDENTITY_RUNS:
                 break

@@ -102,7 +102,8 @@ def join(parts: list[Run]) -> Run:
 class Identities:
     """All identities of a session: the runs of the parent, and what this session adds. Origin 0 is the own file.
 
-    `load` gives the parent's runs; it is called when the first chunk must be looked up. `adopted` are runs that an
+    `load` gives the parent's runs; it is called when the first chunk must be looked up, or
+    what was added is to be merged with them. `adopted` are runs that an
     earlier process added to the same file.
     """
 
@@ -113,11 +114,9 @@ class Identities:
         self._recent: dict[bytes, Address] = {}
 
     def find(self, identities: list[bytes]) -> list[Address | None]:
-        if self._loaded is None:
-            self._loaded = self._load()
         recent = self._recent
         found: list[Address | None] = [recent.get(identity) for identity in identities]
-        if self._loaded or self._fresh:
+        if self.loaded or self._fresh:
             self._find_in_runs(identities, found)
         return found
 
@@ -154,8 +153,10 @@ class Identities:
 
     @property
     def loaded(self) -> list[Run]:
-        """The parent's runs as load() gave them; empty if nothing was looked up."""
-        return self._loaded or []
+        """The parent's runs as load() gives them; it is called now if nothing was looked up."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
 
     def _find_in_runs(self, identities: list[bytes], found: list[Address | None]) -> None:
         joined = np.frombuffer(b"".join(identities), dtype=np.uint8).reshape(-1, IDENTITY_BYTES)

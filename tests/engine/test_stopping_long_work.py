@@ -39,7 +39,7 @@ POINTS = 4
 @pytest.fixture(autouse=True)
 def beat_by_beat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repositories.engine.observer.PROGRESS_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(manifest, "BOUNDARY_MODULUS", 12)
+    monkeypatch.setattr(manifest, "BOUNDARY_MODULUS", 6)
     monkeypatch.setattr(storing, "_BATCH_ENTRIES", 10)
 
 
