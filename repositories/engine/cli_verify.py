@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 
 from repositories.engine.cli_amounts import add_limit, share
+from repositories.engine.cli_backup import Contradiction
 from repositories.engine.cli_points import Listed, Shelf, check_reader_access
 from repositories.engine.cli_read import Result, add_place, open_shelf
 from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, size
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Result:
+    if options.seed is not None and options.sample is None:
+        raise Contradiction("--seed says which sample is meant: give --sample too.")
     shelf = open_shelf(options)
     wanted = shelf.points if options.point is None and len(shelf.points) > 1 else [shelf.numbered(options.point)]
     check_reader_access(shelf, wanted[0] if len(wanted) == 1 else None, plain_accepted=options.plain)

@@ -29,6 +29,7 @@ from repositories.engine.layout import (
 # A kind, the zero behind it, epoch and number, and a length below 4 GiB; overlapping places are all found.
 _HEADER = re.compile(rb"(?=([\x01-\x09]\x00.{10}\x00{4}))", re.DOTALL)
 _WINDOW_BYTES = 8 * MIB
+_SECTOR_BYTES = 4096
 
 
 class Record(NamedTuple):
@@ -82,9 +83,12 @@ def _plausible(fd: int, position: int, length: int) -> Record | None:
 
 
 def _is_end(fd: int, position: int, length: int) -> bool:
-    return position >= length or (
-        position == length - TRAILER_BYTES and os.pread(fd, len(TRAILER_MAGIC), position) == TRAILER_MAGIC
-    )
+    if position != length - TRAILER_BYTES:
+        return position >= length
+    try:
+        return pread(fd, len(TRAILER_MAGIC), position) == TRAILER_MAGIC
+    except Malformed:
+        return True
 
 
 def _next(fd: int, position: int, length: int) -> Record | None:
@@ -95,15 +99,18 @@ def _next(fd: int, position: int, length: int) -> Record | None:
             record = _plausible(fd, position + found.start(), length)
             if record and (_is_end(fd, record.end, length) or _plausible(fd, record.end, length)):
                 return record
-        position += max(len(window) - RECORD_HEADER_BYTES + 1, 1)
+        position += max(len(window) - RECORD_HEADER_BYTES + 1, 1) if window else _SECTOR_BYTES
     return None
 
 
 def _window(fd: int, position: int) -> bytes:
-    try:
-        return pread(fd, _WINDOW_BYTES, position)
-    except Malformed:
-        return b""  # a part of the disk that cannot be read: looked at again byte by byte would take for ever
+    """Empty where the disk cannot be read."""
+    for length in (_WINDOW_BYTES, _SECTOR_BYTES):  # a disk need not give what stands before the bad place
+        try:
+            return pread(fd, length, position)
+        except Malformed:
+            continue
+    return b""
 
 
 def has_checkpoint(fd: int) -> bool:

@@ -88,14 +88,17 @@ def _salvaged(path: Path, secret: Secret | None, known_keys: Mapping[UUID, bytes
     if not point.root.segments:
         point.close()
         raise CorruptFile(f"{error} Also with best effort no list of its files was found in it.", **error.fields)
-    point.findings[:0] = [str(error), *_lost(container)]
+    point.findings[:0] = [str(error), *_lost(point)]
     return point
 
 
-def _lost(container: Container) -> list[str]:
-    if not has_unknown_seal(container):
-        return []
-    return ["Its seal is lost too, so nobody can say who signed it, or whether something of it was cut off."]
+def _lost(point: Point) -> list[str]:
+    lost = []
+    if has_unknown_seal(point.container):
+        lost.append("Its seal is lost too, so nobody can say who signed it, or whether something of it was cut off.")
+    if point.keyring is not None and not point.keyring.chain_key:
+        lost.append("Its keyring is lost, so files of the chain open only if other points gave their keys.")
+    return lost
 
 
 def _keyring(container: Container, known_keys: Mapping[UUID, bytes]) -> Keyring | None:

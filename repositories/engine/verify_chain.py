@@ -283,8 +283,9 @@ class _ChainVerification:
                     del waiting[origin]
                 self._read_blocks(point, readable)
         for origin in waiting:
-            if self._needed_numbers(origin):
-                self._findings.add_origin(origin, errors[origin])
+            error = errors.get(origin) or self._looked[self._origins[origin].reader].problem
+            if error is not None and self._needed_numbers(origin):
+                self._findings.add_origin(origin, error)
 
     def _containers(
         self, point: Point, origins: list[UUID], errors: dict[UUID, EngineError]

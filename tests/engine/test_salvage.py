@@ -1,5 +1,6 @@
 """Best effort: what a damaged or cut off file still holds comes out, is true, and is said to be a part."""
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -146,6 +147,7 @@ class TestWhatIsLostOfTheForm:
         damage(chain, ItemKind.KEYRING)
         truth = truth_of(chain.source)
         with open_damaged(chain) as point:
+            assert isinstance(point, SalvagedPoint) and any("keyring is lost" in one for one in point.findings)
             alone = came_out(point, truth)
         assert inside(chain.source, "1/new") in alone and len(alone) < len(first)
         keys = {chain.points[0].file_id: chain.points[0].file_key}
@@ -357,6 +359,27 @@ def test_behind_a_damaged_record_header_the_next_records_are_found(chain: Chain)
             found = came_out(point, truth)
         assert 0 < len(found) < len(truth) or field == 5
         flip(path, offset - RECORD_HEADER_BYTES + field)
+
+
+def test_a_part_of_the_disk_that_cannot_be_read_is_passed_over(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(chain.source, {"4/larger": random.Random(4).randbytes(9_000_000)})
+    chain.write()
+    path, truth = chain.points[0].path, truth_of(chain.source)
+    damage_trailer(chain)
+    damage(chain, ItemKind.INDEX)
+    offset, length = record_of(chain, ItemKind.BLOCK, which=0)
+    bad_from, bad_to = offset - 8, offset + length // 2
+    reading = os.pread
+
+    def pread(fd: int, count: int, at: int) -> bytes:
+        if at < bad_to and at + count > bad_from and os.fstat(fd).st_ino == path.stat().st_ino:
+            raise OSError(errno.EIO, "Input/output error")
+        return reading(fd, count, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with open_damaged(chain) as point:
+        assert isinstance(point, SalvagedPoint) and point.complete
+        assert 0 < len(came_out(point, truth)) < len(truth)
 
 
 class TestTheMiddleOfAChain:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from repositories.engine.container import Container
-from repositories.engine.errors import Cancelled, CannotUnwrap
+from repositories.engine.errors import Cancelled, CannotUnwrap, MissingFile
 from repositories.engine.layout import ItemKind
 from repositories.engine.order import Kind
 from repositories.engine.reader import Kek, open_point
@@ -182,6 +182,23 @@ def test_a_point_for_which_there_is_no_key_is_closed_and_not_damaged(chain: Chai
     assert report.points[2].closed and isinstance(report.points[2].problem, CannotUnwrap)
     assert not report.damages
     assert all(point.sound for point in report.points if point.number != 3)
+
+
+def test_a_file_that_goes_away_meanwhile_is_named(chain: Chain) -> None:
+    """It opened when its list was read, and is gone when its blocks are wanted."""
+    points = points_of(chain)
+    opened: list[int] = []
+
+    def once():
+        if opened:
+            raise MissingFile("It went away.")
+        opened.append(1)
+        return chain.open(5)
+
+    points[5] = PointToVerify(6, once)
+    report = verify_chain(points, "full", Recorder())
+    assert not report.points[5].sound and all(point.sound for point in report.points[:5])
+    assert report.damages[0].points == (6,)
 
 
 def test_it_can_be_stopped_at_any_question(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ def test_verify_takes_a_sample(engine: Engine, repository: Path, secret: Secret)
 def test_impossible_amounts_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
 ) -> None:
+    assert main(["verify", str(tmp_path), "--seed", "1"]) == 2 and "--sample" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(tmp_path), *option])
     assert ended.value.code == 2 and option[0] in capsys.readouterr().err
