@@ -135,4 +135,6 @@ def _report(restored: Restored, listed: Listed, point: Point, terminal: Terminal
 def signature(point: Point) -> str:
     """Whose signature the point carries; which key is a console's is told by the recovery sheet, not by the file."""
     signer = point.summary.signer
+    if isinstance(point, SalvagedPoint) and not point.has_seal:
+        return "whether it was signed is lost"
     return f"signed by {signer.hex()}" if signer else "unsigned"

@@ -137,8 +137,10 @@ def _say(reports: list[ChainReport], code: int, sample: Sample | None, terminal:
 
 
 def _say_point(state: PointVerified, terminal: Terminal) -> None:
-    if state.problem is not None:
-        terminal.say(f"Restore point {state.number}: {'not opened' if state.closed else 'DAMAGED'}. {state.problem}")
+    if state.closed:
+        terminal.say(f"Restore point {state.number}: not opened. {state.problem}")
+    elif state.problem is not None:
+        terminal.say(f"Restore point {state.number}: DAMAGED; it does not open.")
     elif state.sound:
         terminal.say(f"Restore point {state.number}: sound.")
     else:

@@ -48,6 +48,10 @@ class SalvagedPoint(Point):
             self._parts = found_parts(self, self.findings)
             self._take_root(root_of_parts(self._parts, container))
 
+    @property
+    def has_seal(self) -> bool:
+        return not has_unknown_seal(self.container)
+
     def segment(self, number: int) -> Segment:
         if self.complete:
             return super().segment(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_a_cut_off_file_is_an_error_that_names_best_effort(
     assert "--best-effort" in ended.result["error"]["message"]
     ended = engine("recover", repository, "--into", tmp_path / "into", "--best-effort", *secret)
     assert (ended.code, ended.result["partial"], ended.result["failed_count"]) == (1, False, 0)
-    assert ended.result["findings"]
+    assert ended.result["findings"] and ended.result["signature"] == "unsigned", "its seal is whole"
     assert facts_of(restored_at(tmp_path / "into", tree)) == facts_of(tree)
 
 
@@ -116,6 +117,10 @@ def test_without_a_root_a_part_comes_out_and_is_called_so(
     assert all(content == name.encode() for name, content in found.items())
     assert main(command) == 2
     assert "PARTIAL" in capsys.readouterr().out
+    os.truncate(chain.points[1].path, place.offset)
+    shutil.rmtree(tmp_path / "into")
+    assert main([*command, "--json"]) == 2
+    assert "lost" in json.loads(capsys.readouterr().out.splitlines()[-1])["signature"]
 
 
 def test_a_slot_that_wants_too_much_memory_closes_its_own_file_only(
