@@ -17,14 +17,8 @@ from repositories.engine.cli_read import Result, add_place, open_shelf
 from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, size
 from repositories.engine.errors import text
 from repositories.engine.reader import Point
-from repositories.engine.verify_chain import (
-    ChainDamage,
-    ChainReport,
-    Depth,
-    PointToVerify,
-    PointVerified,
-    verify_chain,
-)
+from repositories.engine.verify_chain import PointToVerify, verify_chain
+from repositories.engine.verify_report import ChainDamage, ChainReport, Depth, PointVerified
 from repositories.engine.verify_sample import Sample
 
 FILES_SHOWN = 100  # of each damage

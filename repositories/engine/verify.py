@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from repositories.engine.observer import Observer
 from repositories.engine.reader import Point
-from repositories.engine.verify_chain import ChainReport, Depth, PointToVerify, verify_chain
+from repositories.engine.verify_chain import PointToVerify, verify_chain
+from repositories.engine.verify_report import ChainReport, Depth
 from repositories.engine.verify_sample import Sample
 
 MAX_NAMED = 1_000

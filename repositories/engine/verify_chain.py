@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal
 from uuid import UUID
 
 import numpy as np
@@ -32,10 +31,9 @@ from repositories.engine.reader import Point
 from repositories.engine.segments import HOLE, Segment
 from repositories.engine.verify_findings import MAX_FILES_NAMED, Finding, Findings, Touched, places_in
 from repositories.engine.verify_form import form_damages
+from repositories.engine.verify_report import CLOSED, ChainDamage, ChainReport, Depth, PointVerified
 from repositories.engine.verify_sample import Sample
 
-Depth = Literal["quick", "sample", "full"]
-CLOSED = ("cannot-unwrap", "plain-refused")  # a point that did not open for want of a key is not damaged
 _POINT_FILES_NAMED = 10 * MAX_FILES_NAMED  # of all points of a chain together
 
 
@@ -45,50 +43,6 @@ class PointToVerify:
 
     number: int
     open: Callable[[], AbstractContextManager[Point]]
-
-
-@dataclass(frozen=True, slots=True)
-class ChainDamage:
-    part: str  # head, padding, epoch, segment 3, block 17, ...
-    path: str  # of the backup file
-    sentence: str
-    points: tuple[int, ...]  # the numbers of those that need it
-    files: tuple[bytes, ...]  # paths in these points that cannot be restored, at most MAX_FILES_NAMED
-    files_count: int  # in the point where they are most
-
-
-@dataclass(frozen=True, slots=True)
-class PointVerified:
-    number: int
-    problem: EngineError | None = None  # it did not open, and why
-    damages: int = 0  # how many touch it
-    damaged_files: tuple[bytes, ...] = ()  # some are left out where there are many
-    damaged_files_count: int = 0
-    notes: tuple[str, ...] = ()  # not damage: unsigned, the parent is not beside it
-
-    @property
-    def closed(self) -> bool:
-        return self.problem is not None and self.problem.code in CLOSED
-
-    @property
-    def sound(self) -> bool:
-        return self.problem is None and not self.damages
-
-
-@dataclass(frozen=True, slots=True)
-class ChainReport:
-    depth: Depth
-    points: tuple[PointVerified, ...]
-    damages: tuple[ChainDamage, ...] = ()
-    damages_count: int = 0
-    items_checked: int = 0
-    bytes_checked: int = 0
-    blocks_checked: int = 0
-    blocks_passed_over: int = 0  # by a sample
-
-    @property
-    def sound(self) -> bool:
-        return not self.damages_count and all(point.sound for point in self.points)
 
 
 def verify_chain(

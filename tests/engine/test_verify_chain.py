@@ -14,7 +14,8 @@ from repositories.engine.layout import ItemKind
 from repositories.engine.order import Kind
 from repositories.engine.reader import Kek, open_point
 from repositories.engine.verify import verify
-from repositories.engine.verify_chain import ChainReport, Depth, PointToVerify, verify_chain
+from repositories.engine.verify_chain import PointToVerify, verify_chain
+from repositories.engine.verify_report import ChainReport, Depth
 from repositories.engine.verify_sample import Sample
 from tests.engine.lab import Chain, Recorder, content_of, inside, recipient, write_tree
 
