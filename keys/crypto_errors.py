@@ -35,6 +35,12 @@ class KdfRefused(CryptoError):
     code = "kdf-refused"
 
 
+class KdfFailed(CryptoError):
+    """A key derivation with parameters of a file that had no result: no memory, or its process was ended."""
+
+    code = "kdf-failed"
+
+
 class BadPassword(CryptoError):
     """A password that cannot be used: empty, or not text."""
 

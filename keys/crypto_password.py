@@ -1,8 +1,8 @@
 """From a password to a key encryption key: the bytes of a password, Argon2id, and the bounds of its parameters.
 
 Parameters for writing come from our own records; those of a file to be opened are hostile until they are inside the
-bounds here. Where and how often a derivation may run (one at a time a host, in a child with a memory limit) is left to
-the callers; which slot a key encryption key opens, to crypto_slots.py.
+bounds here, and are derived by crypto_argon2.py, one at a time on the host, in a child with a memory limit. Which slot
+a key encryption key opens is left to crypto_slots.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_LANES = 8
 MAX_DERIVATIONS_AN_ATTEMPT = 4
 MAX_PASSWORD_BYTES = 4096
 
-_one_at_a_time = threading.Lock()
+one_at_a_time = threading.Lock()  # derivations in this process, its children included
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,13 @@ def new_salt() -> bytes:
 def derive_kek(password: bytes, *, salt: bytes, parameters: KdfParameters) -> bytes:
     """The key encryption key of a password version: Argon2id, 32 bytes. One derivation at a time in this process.
 
-    `password` are the bytes of password_bytes(). Raises KdfRefused for parameters outside the bounds.
+    For parameters of our own records. `password` are the bytes of password_bytes(). Raises KdfRefused for parameters
+    outside the bounds.
     """
     parameters.check()
     if len(salt) != SALT_BYTES:
         raise KdfRefused(f"A password salt has {SALT_BYTES} bytes, not {len(salt)}.")
-    with _one_at_a_time:
+    with one_at_a_time:
         return Argon2id(
             salt=salt,
             length=KEY_BYTES,

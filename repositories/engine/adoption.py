@@ -10,6 +10,8 @@ left to unfinished.py.
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -17,10 +19,10 @@ from keys.crypto_errors import UnwrapFailed
 from keys.crypto_slots import MAX_HINT_BYTES, PasswordRecipient, Slot, SlotKind, unwrap
 from repositories.engine.chains import ADOPTABLE_NS, lock_unfinished, remove_locked, unfinished_name
 from repositories.engine.checkpoint import Settings
-from repositories.engine.errors import EngineError, text
+from repositories.engine.errors import Cancelled, EngineError, Interrupted, text
 from repositories.engine.head import Head, authenticates, read_heads
 from repositories.engine.index import MAX_EPOCHS
-from repositories.engine.observer import Observer
+from repositories.engine.observer import Observer, Progress, Pulse
 from repositories.engine.order import BackupOrder, Kind
 from repositories.engine.reader import Point
 from repositories.engine.seal import NO_HASH, NO_PARENT
@@ -61,6 +63,7 @@ def _adopt(
     folder: Path, order: BackupOrder, settings: Settings, parent: Point | None, observer: Observer
 ) -> Unfinished | None:
     adopted: Unfinished | None = None
+    pulse = Pulse(observer, time.monotonic)
     for path in _unfinished_files(folder):
         fd = lock_unfinished(path)
         if fd is None:
@@ -74,7 +77,7 @@ def _adopt(
         try:
             if adopted is not None:
                 raise NotAdopted("a younger one is written on")
-            adopted = _opened(fd, path, order, settings, parent)
+            adopted = _opened(fd, path, order, settings, parent, lambda: pulse.beat(lambda: Progress(stage="resume")))
         except NotAdopted as reason:
             remove_locked(fd, path)
             observer.note(
@@ -82,7 +85,8 @@ def _adopt(
                 f"The unfinished file {text(path.name)} of an earlier session was removed: {reason}.",
             )
         except BaseException:
-            os.close(fd)
+            for held in {fd, fd if adopted is None else adopted.fd}:
+                os.close(held)
             raise
     if adopted is not None:
         observer.note(
@@ -103,13 +107,15 @@ def _unfinished_files(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (-path.stat().st_mtime_ns if path.exists() else 0, path.name))
 
 
-def _opened(fd: int, path: Path, order: BackupOrder, settings: Settings, parent: Point | None) -> Unfinished:
-    """Raises NotAdopted."""
+def _opened(
+    fd: int, path: Path, order: BackupOrder, settings: Settings, parent: Point | None, beat: Callable[[], None]
+) -> Unfinished:
+    """Raises NotAdopted, and what `beat` raises."""
     named = unfinished_name(path.name)
     if named is None or named[0] != order.sequence:
         raise NotAdopted("the point that it was to be is not the next one any more")
     head = _head(fd, path, order, named[1])
-    unfinished = Unfinished(fd, path, head, _file_key(head, order))
+    unfinished = Unfinished(fd, path, head, _file_key(head, order), beat)
     checkpoint = unfinished.checkpoint
     if checkpoint is None or len(unfinished.part.epochs) >= MAX_EPOCHS:
         raise NotAdopted("it ended before its first checkpoint")
@@ -120,6 +126,8 @@ def _opened(fd: int, path: Path, order: BackupOrder, settings: Settings, parent:
         raise NotAdopted("it belongs to another chain")
     try:
         unfinished.check(parent if order.kind is Kind.INCREMENTAL else None)
+    except (Cancelled, Interrupted):
+        raise
     except EngineError:
         raise NotAdopted("it is damaged") from None
     return unfinished

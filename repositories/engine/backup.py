@@ -40,6 +40,7 @@ from repositories.engine.order import (
     Written,
     check_order,
 )
+from repositories.engine.pace import Pace
 from repositories.engine.patterns import Patterns
 from repositories.engine.read_ahead import ReadAhead
 from repositories.engine.reader import FileKey, Point, open_point
@@ -136,6 +137,8 @@ class _Session:
             threads,
             None if unfinished is None else (unfinished.fd, unfinished.part),
         )
+        if order.limit is not None:
+            writer.pace = Pace(order.limit, self._beat)
         try:
             self._prepare(keys)
             self._store_everything()
@@ -205,9 +208,11 @@ class _Session:
             if entries > MAX_IDENTITIES:
                 break
             self._runs_loaded_from -= 1
-        return [
-            self._base.identity_run(run, self._origin_number) for run in self._base.root.runs[self._runs_loaded_from :]
-        ]
+        loaded = []
+        for run in self._base.root.runs[self._runs_loaded_from :]:
+            self._beat()
+            loaded.append(self._base.identity_run(run, self._origin_number))
+        return loaded
 
     def _store_everything(self) -> None:
         order = self._order

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from repositories.engine.entries import BlockAddress, Chunk, Entry
 from repositories.engine.errors import EngineError, damaged
 from repositories.engine.layout import ItemKind
+from repositories.engine.pace import Pace
 from repositories.engine.shelf import Shelf
 
 _CACHED_BLOCKS = 16
@@ -38,6 +39,7 @@ class BlockReader:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
+        self.pace: Pace | None = None  # set by who limits the reading
         self._pool: ThreadPoolExecutor | None = None
         self._cache: OrderedDict[BlockAddress, Future[bytes]] = OrderedDict()
 
@@ -88,10 +90,15 @@ class BlockReader:
         if self._pool is None:
             threads = max(2, min(8, len(os.sched_getaffinity(0))))
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="opener")
+        if self.pace is not None:
+            self.pace.wait()
         return self._pool.submit(self._open, address)
 
     def _open(self, address: BlockAddress) -> bytes:
-        return self._shelf.container(address.origin).read(address.number, ItemKind.BLOCK, address.origin)
+        container = self._shelf.container(address.origin)
+        if self.pace is not None:
+            self.pace.spend(container.stored_bytes(address.number, address.origin))
+        return container.read(address.number, ItemKind.BLOCK, address.origin)
 
 
 class _Ahead:

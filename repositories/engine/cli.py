@@ -1,7 +1,7 @@
 """The engine's command line: `python -m repositories.engine COMMAND`. Parses, runs one command, gives its exit code.
 
 0 done, 1 done with warnings, 2 refused or failed. It needs neither Django nor a database: this is also how a backup is
-recovered when the console is gone. What each command does is left to cli_backup.py, cli_read.py and cli_recover.py.
+recovered when the console is gone. What each command does is left to its module, cli_backup.py, cli_read.py, ...
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from keys.crypto_errors import CryptoError
-from repositories.engine import cli_backup, cli_read, cli_recover
+from repositories.engine import cli_backup, cli_chain, cli_read, cli_recover, cli_rewrap, cli_verify
 from repositories.engine.cli_terminal import FAILED, Terminal
 from repositories.engine.errors import EngineError, text
 
@@ -62,10 +62,17 @@ def parser() -> argparse.ArgumentParser:
 
     cli_backup.add_arguments(add("backup", cli_backup.run, "Write one restore point of one or more sources."))
     cli_read.add_place(add("list", cli_read.run_list, "Show the restore points."), "a folder with backup files")
-    cli_read.add_verify_arguments(add("verify", cli_read.run_verify, "Prove that points can be restored."))
+    cli_verify.add_arguments(add("verify", cli_verify.run, "Prove that points can be restored."))
     cli_read.add_place(
         add("inspect", cli_read.run_inspect, "Show what a backup file says without a key.", needs_secret=False),
         "one backup file",
     )
     cli_recover.add_arguments(add("recover", cli_recover.run, "Put files back from a restore point."))
+    cli_chain.add_synthesize_arguments(
+        add("synthesize", cli_chain.run_synthesize, "Write a new full from the newest point, without the sources.")
+    )
+    cli_chain.add_merge_arguments(
+        add("merge", cli_chain.run_merge, "Keep so many points: merge the older ones into the oldest that stays.")
+    )
+    cli_rewrap.add_arguments(add("rewrap", cli_rewrap.run, "Let points open with another password."))
     return whole

@@ -15,6 +15,7 @@ from keys.crypto_password import KdfParameters, derive_kek, new_salt
 from keys.crypto_slots import PasswordRecipient, Slot
 from repositories.engine.backup import write_backup
 from repositories.engine.chains import remove_leftovers
+from repositories.engine.cli_amounts import add_limit
 from repositories.engine.cli_passwords import ask, from_file
 from repositories.engine.cli_plan import Plan, plan
 from repositories.engine.cli_points import Opener, Shelf, absolute
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="write a full, also where an incremental would do")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out; can be repeated")
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="take only; can be repeated")
+    add_limit(parser, "write")
+    add_previous_password(parser)
+
+
+def add_previous_password(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--disk-image",
         action="append",
@@ -65,19 +71,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> tuple[int, dict[str, object]]:
     root = absolute(options.to)
-    shelf = _shelf(root, options)
+    shelf = written_shelf(root, options)
     previous = from_file(options.previous_password_file) if options.previous_password_file else None
     decided = plan(shelf, previous, full=options.full)
     if root.is_dir():
         remove_leftovers(root)
     decided, slot = go_on(root, decided, shelf.opener)
-    order = _order(root, _recipients(shelf.opener, slot), decided, options)
+    order = _order(root, recipients_of(shelf.opener, slot), decided, options)
     with terminal.stoppable():
         written = write_backup(order, terminal)
-    return _report(written, decided, len(shelf.points) + 1, encrypted=bool(order.recipients), terminal=terminal)
+    return report_written(written, decided, len(shelf.points) + 1, encrypted=bool(order.recipients), terminal=terminal)
 
 
-def _shelf(root: Path, options: argparse.Namespace) -> Shelf:
+def written_shelf(root: Path, options: argparse.Namespace) -> Shelf:
     """What stands in the folder, and the password; none only where nothing is encrypted, or --plain says so."""
     if options.plain and options.password_file:
         raise Contradiction("--plain and --password-file were both given: say whether the backup is to be encrypted.")
@@ -110,10 +116,11 @@ def _order(
         level=Level(options.level),
         reserve=RESERVE,
         checkpoints=CHECKPOINTS,
+        limit=options.limit,
     )
 
 
-def _recipients(opener: Opener, slot: Slot | None) -> tuple[PasswordRecipient, ...]:
+def recipients_of(opener: Opener, slot: Slot | None) -> tuple[PasswordRecipient, ...]:
     """One slot for the password: with the record, version and salt of `slot` (of the parent, or of an unfinished file)
     where that is the same password, so that one derivation opens both; with fresh ones where it is not, or was derived
     more weakly than is usual now.
@@ -133,7 +140,7 @@ def _is_as_strong(parameters: KdfParameters, usual: KdfParameters) -> bool:
     return parameters.memory_kib >= usual.memory_kib and parameters.iterations >= usual.iterations
 
 
-def _report(
+def report_written(
     written: Written, decided: Plan, number: int, *, encrypted: bool, terminal: Terminal
 ) -> tuple[int, dict[str, object]]:
     terminal.say(

@@ -128,7 +128,7 @@ def _open_with_previous(shelf: Shelf, listed: Listed, previous_password: bytes) 
 
 def _parent_of(point: Point, listed: Listed, slot: Slot | None) -> Parent:
     with point:
-        _refuse_job(point, listed)
+        refuse_job(point, listed)
         reference = ParentPoint(listed.file.path, point.file_key)
         return Parent(listed.number, listed.chain_id, listed.file.sequence, reference, slot)
 
@@ -138,10 +138,10 @@ def _refuse_console(shelf: Shelf) -> None:
     newest = shelf.newest()
     if newest.encrypted is False:
         with shelf.opener.open(newest.file) as point:
-            _refuse_job(point, newest)
+            refuse_job(point, newest)
 
 
-def _refuse_job(point: Point, listed: Listed) -> None:
+def refuse_job(point: Point, listed: Listed) -> None:
     job = point.summary.job_name
     if job:
         raise ConsoleChain(

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, KdfParameters, derive_kek
+from keys.crypto_argon2 import derive_kek_for_file
+from keys.crypto_errors import KdfRefused
+from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, KdfParameters
 from keys.crypto_slots import Slot, SlotKind
 from repositories.engine.chains import ChainOnDisk, FileOnDisk, scan, scan_chain
 from repositories.engine.errors import CannotUnwrap, EngineError, PlainRefused, damaged, text
 from repositories.engine.head import Head
 from repositories.engine.keyring import known_keys
-from repositories.engine.reader import FileKey, Kek, Point, inspect, open_point
+from repositories.engine.reader import FileKey, Kek, Point, Secret, inspect, open_point
+from repositories.engine.salvage import open_best_effort
 
 
 class NoPoints(EngineError):
@@ -61,24 +64,27 @@ class Opener:
         self._file_keys: dict[UUID, bytes] = {}
         self._keks: dict[tuple[bytes, KdfParameters], bytes] = {}
 
-    def open(self, file: FileOnDisk) -> Point:
+    def open(self, file: FileOnDisk, *, best_effort: bool = False) -> Point:
         """Raises CannotUnwrap, and what the reader raises for damage. A plain point needs no password and gets none."""
         head = file.head
         if head is None:
             raise file.problem or damaged(file.path, "head")
         if not head.encrypted:
-            return open_point(file.path, None)
+            return self._open(file.path, None, best_effort)
         known = known_keys(head, self._file_keys)
         if known:
-            return self._learn(open_point(file.path, FileKey(known[0])))
-        return self.open_with_password(file.path, head)[0]
+            return self._learn(self._open(file.path, FileKey(known[0]), best_effort))
+        return self.open_with_password(file.path, head, best_effort=best_effort)[0]
 
-    def open_with_password(self, path: Path, head: Head) -> tuple[Point, Slot]:
+    def _open(self, path: Path, secret: Secret | None, best_effort: bool) -> Point:
+        return open_best_effort(path, secret, self._file_keys) if best_effort else open_point(path, secret)
+
+    def open_with_password(self, path: Path, head: Head, *, best_effort: bool = False) -> tuple[Point, Slot]:
         """Open by the password alone; also tells which slot it opened. Raises CannotUnwrap."""
         slots = [slot for slot in head.slots if slot.kind is SlotKind.PASSWORD][:MAX_DERIVATIONS_AN_ATTEMPT]
         for slot in slots if self.password is not None else ():
-            with suppress(CannotUnwrap):
-                return self._learn(open_point(path, Kek(self.kek(slot)))), slot
+            with suppress(CannotUnwrap, KdfRefused):  # a slot that wants too much is none that opens
+                return self._learn(self._open(path, Kek(self.kek(slot)), best_effort)), slot
         raise CannotUnwrap(
             f"{text(path)} does not open with what was given. Give the password that it was written with, or the one "
             "of a newer point of its chain.",
@@ -91,7 +97,7 @@ class Opener:
             raise CannotUnwrap("There is no password for this key slot.")
         salted = (slot.kdf_salt, slot.kdf_parameters)
         if salted not in self._keks:
-            self._keks[salted] = derive_kek(self.password, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
+            self._keks[salted] = derive_kek_for_file(self.password, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
         return self._keks[salted]
 
     def _learn(self, point: Point) -> Point:
@@ -136,18 +142,21 @@ class Shelf:
         known = [listed.encrypted for listed in self.points if listed.encrypted is not None]
         return known[-1] if known else bool(self.points)
 
-    def open(self, listed: Listed) -> Point:
-        """Open one point, if need be by way of the newest later point of its chain that opens."""
-        if listed.encrypted:
-            self._unlock(listed)
-        return self.opener.open(listed.file)
+    def open(self, listed: Listed, *, best_effort: bool = False) -> Point:
+        """Open one point, if need be by way of the newest later point of its chain that opens.
 
-    def _unlock(self, listed: Listed) -> None:
+        With best effort (salvage.py) damage of its file does not keep it closed.
+        """
+        if listed.encrypted:
+            self._unlock(listed, best_effort=best_effort)
+        return self.opener.open(listed.file, best_effort=best_effort)
+
+    def _unlock(self, listed: Listed, *, best_effort: bool) -> None:
         """Learn file keys from later points of the chain, the newest first, until one opens."""
         later = [other for other in self.points if other.chain_id == listed.chain_id and other.number > listed.number]
         for other in reversed(later):
             try:
-                self.opener.open(other.file).close()
+                self.opener.open(other.file, best_effort=best_effort).close()
             except EngineError:
                 continue  # damage or another password there does not say anything about the point that is wanted
             return

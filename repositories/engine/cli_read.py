@@ -1,4 +1,4 @@
-"""`list`, `verify` and `inspect`: what there is, whether it can be restored, and what can be said without a key."""
+"""`list` and `inspect`: what there is, and what can be said without a key."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 
 from keys.crypto_password import KdfParameters
 from repositories.engine.cli_passwords import ask, from_file
-from repositories.engine.cli_points import Listed, Opener, Shelf, absolute, check_reader_access
+from repositories.engine.cli_points import Listed, Opener, Shelf, absolute
 from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, moment, moment_utc, size
 from repositories.engine.errors import EngineError, text
 from repositories.engine.head import Head
 from repositories.engine.reader import Point, inspect
-from repositories.engine.verify import Depth, VerifyReport, verify
 
 Result = tuple[int, dict[str, object]]
 PROTECTION: dict[object, str] = {True: "encrypted", False: "not encrypted", None: "unreadable"}
@@ -20,12 +19,6 @@ PROTECTION: dict[object, str] = {True: "encrypted", False: "not encrypted", None
 
 def add_place(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("place", metavar="DIR|FILE", type=Path, help=help_text)
-
-
-def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
-    add_place(parser, "a folder with backup files, or one of them")
-    parser.add_argument("--point", type=int, metavar="N", help="only this restore point, as numbered by list")
-    parser.add_argument("--quick", action="store_true", help="only names and structure, not the content")
 
 
 def open_shelf(options: argparse.Namespace) -> Shelf:
@@ -97,59 +90,6 @@ def _line(row: dict[str, object]) -> str:
     options = row["options"]
     left_out = f" ({', '.join(options)})" if isinstance(options, list) and options else ""
     return f"{start}{when}  {row['kind']:<11}  {protection:<13}  {length:>10} stored  {files}{left_out}"
-
-
-def run_verify(options: argparse.Namespace, terminal: Terminal) -> Result:
-    """Verify one point or all; damage is a failure, a point that does not open a warning beside others that do."""
-    shelf = open_shelf(options)
-    wanted = shelf.points if options.point is None and len(shelf.points) > 1 else [shelf.numbered(options.point)]
-    check_reader_access(shelf, wanted[0] if len(wanted) == 1 else None, plain_accepted=options.plain)
-    depth: Depth = "quick" if options.quick else "full"
-    with terminal.stoppable():
-        rows = [_verified(shelf, listed, depth, terminal) for listed in wanted]
-    codes = [int(str(row["exit_code"])) for row in rows]
-    code = FAILED if FAILED in codes or all(codes) else max(codes)
-    return code, {"sound": code == DONE, "depth": depth, "points": rows}
-
-
-def _verified(shelf: Shelf, listed: Listed, depth: Depth, terminal: Terminal) -> dict[str, object]:
-    known: dict[str, object] = {"number": listed.number, "path": text(listed.file.path), "encrypted": listed.encrypted}
-    try:
-        with shelf.open(listed) as point:
-            report = verify(point, depth, terminal)
-    except EngineError as error:
-        closed = error.code in ("cannot-unwrap", "plain-refused")
-        if error.code == "cancelled":
-            raise
-        terminal.say(f"Restore point {listed.number}: {'not opened' if closed else 'damaged'}. {error}")
-        code = WITH_WARNINGS if closed else FAILED
-        return known | {"exit_code": code, "problem": str(error), "problem_code": error.code}
-    return known | _reported(report, listed, terminal)
-
-
-def _reported(report: VerifyReport, listed: Listed, terminal: Terminal) -> dict[str, object]:
-    state = "sound" if report.sound else "DAMAGED"
-    terminal.say(
-        f"Restore point {listed.number}: {state} ({report.depth}: {report.blocks_checked:,} blocks, "
-        f"{size(report.bytes_checked)})."
-    )
-    for damage in report.damages:
-        terminal.say(f"  {damage.sentence}")
-    for path in report.damaged_files:
-        terminal.say(f"  cannot be restored: {text(path)}")
-    if report.damaged_files_count > len(report.damaged_files):
-        terminal.say(f"  and {report.damaged_files_count - len(report.damaged_files):,} more files")
-    for remark in report.notes:
-        terminal.aside(f"point {listed.number}: {remark}")
-    return {
-        "exit_code": DONE if report.sound else FAILED,
-        "damages": [{"part": d.part, "path": d.path, "message": d.sentence} for d in report.damages],
-        "damaged_files": [text(path) for path in report.damaged_files],
-        "damaged_files_count": report.damaged_files_count,
-        "blocks_checked": report.blocks_checked,
-        "bytes_checked": report.bytes_checked,
-        "notes": list(report.notes),
-    }
 
 
 def run_inspect(options: argparse.Namespace, terminal: Terminal) -> Result:

@@ -6,13 +6,17 @@ import argparse
 import os
 from pathlib import Path
 
+from repositories.engine.cli_amounts import add_limit
 from repositories.engine.cli_points import Listed, NoSuchPoint, Shelf, absolute, check_reader_access, distinct_job_names
 from repositories.engine.cli_read import Result, add_place, open_shelf
 from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, moment, moment_utc, size
-from repositories.engine.errors import text
+from repositories.engine.errors import CorruptFile, text
 from repositories.engine.reader import Point
 from repositories.engine.restore import Restored, RestoreOrder, restore
+from repositories.engine.salvage import SalvagedPoint
 from repositories.engine.target import Existing
+
+BEST_EFFORT = "`recover --best-effort` brings out what of a damaged file is still whole, and says what is not."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--point", type=int, metavar="N", help="the restore point, as numbered by list (default: newest)"
     )
+    parser.add_argument(
+        "--best-effort", action="store_true", help="of a damaged or cut off backup file, what can still be found in it"
+    )
+    add_limit(parser, "read blocks")
     existing = [choice.value for choice in Existing]
     parser.add_argument("--existing", choices=existing, default=Existing.SKIP.value, help="files that are there (skip)")
 
@@ -32,14 +40,53 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Result:
         _refuse_many_jobs(shelf)
     listed = shelf.numbered(options.point)
     check_reader_access(shelf, listed, plain_accepted=options.plain)
-    with terminal.stoppable(), shelf.open(listed) as point:
+    with terminal.stoppable(), _open(shelf, listed, options) as point:
+        _say_lost(point, terminal)
         order = RestoreOrder(
             point=point,
             into=absolute(options.into),
             paths=tuple(os.fsencode(path).strip(b"/") for path in options.paths),
             existing=Existing(options.existing),
+            limit=options.limit,
+            helpers=0 if options.best_effort else None,  # they open points that are whole
         )
-        return _report(restore(order, terminal), listed, point, terminal)
+        code, result = _report(restore(order, terminal), listed, point, terminal)
+    if not options.best_effort and result["damaged_count"]:
+        terminal.say(f"Perhaps more can be found: {BEST_EFFORT}")
+    return max(code, _lost_code(point)), result | {"best_effort": options.best_effort, **_lost(point)}
+
+
+def _open(shelf: Shelf, listed: Listed, options: argparse.Namespace) -> Point:
+    try:
+        return shelf.open(listed, best_effort=options.best_effort)
+    except CorruptFile as error:
+        if options.best_effort:
+            raise
+        raise CorruptFile(f"{error} {BEST_EFFORT}", **error.fields) from error
+
+
+def _lost(point: Point) -> dict[str, object]:
+    if not isinstance(point, SalvagedPoint):
+        return {"partial": False, "findings": []}
+    return {"partial": not point.complete, "findings": list(point.findings)}
+
+
+def _lost_code(point: Point) -> int:
+    """A point of which only a part was found is never a success."""
+    if not isinstance(point, SalvagedPoint):
+        return DONE
+    return WITH_WARNINGS if point.complete else FAILED
+
+
+def _say_lost(point: Point, terminal: Terminal) -> None:
+    if isinstance(point, SalvagedPoint):
+        for finding in point.findings:
+            terminal.aside(f"warning: {finding}")
+        terminal.say(
+            "The list of files is whole; with best effort all is recovered that can be read."
+            if point.complete
+            else "This is a PARTIAL result: only what was found of this restore point. Nothing in it is wrong."
+        )
 
 
 def _refuse_many_jobs(shelf: Shelf) -> None:
@@ -88,4 +135,6 @@ def _report(restored: Restored, listed: Listed, point: Point, terminal: Terminal
 def signature(point: Point) -> str:
     """Whose signature the point carries; which key is a console's is told by the recovery sheet, not by the file."""
     signer = point.summary.signer
+    if isinstance(point, SalvagedPoint) and not point.has_seal:
+        return "whether it was signed is lost"
     return f"signed by {signer.hex()}" if signer else "unsigned"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -33,17 +34,29 @@ from repositories.engine.seal import Seal, parse_seal
 from repositories.engine.sealing import EpochSealer
 
 
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a damaged file does not tell itself any more, as far as it could be found otherwise (rebuilt.py)."""
+
+    trailer: Trailer
+    seal: Seal
+    index: ItemIndex
+
+
 class Container:
     """Takes over `fd`; close() it. `head` has been authenticated with `file_key` by the caller.
 
     Raises CorruptFile, naming the part, for everything that does not verify. read() is safe to use from threads.
     """
 
-    def __init__(self, fd: int, path: Path, head: Head, file_key: bytes | None) -> None:
+    def __init__(self, fd: int, path: Path, head: Head, file_key: bytes | None, rebuilt: Rebuilt | None = None) -> None:
         self.path, self.head, self.file_key = path, head, file_key
         self._fd = fd
         self._sealers: dict[tuple[UUID, int], EpochSealer] = {}
         self.length = _regular_length(fd, path)
+        if rebuilt is not None:
+            self.trailer, self.seal, self.index = rebuilt.trailer, rebuilt.seal, rebuilt.index
+            return
         self.trailer = self._read_trailer()
         self.seal = self._read_seal()
         self.index = self._read_index()
@@ -84,6 +97,12 @@ class Container:
         except Malformed as error:
             raise damaged(self.path, name, str(error)) from None
         return sealed
+
+    def stored_bytes(self, number: int, origin: UUID) -> int:
+        """The length of an item as it lies in the file; 0 if there is none."""
+        part = self.index.part(origin)
+        place = part[1].place(number) if part else None
+        return place.length if place else 0
 
     def tag(self, number: int, kind: ItemKind, origin: UUID | None = None) -> bytes:
         """The last 16 bytes of a sealed item: its tag, as a root remembers it."""

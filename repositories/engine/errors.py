@@ -156,6 +156,9 @@ class BadTarget(EngineError):
     code = "bad-target"
 
 
+DAMAGES = (CorruptFile, MissingFile, CannotUnwrap, UnknownVersion)  # what is lost in a file; the others go on
+
+
 def text(path: bytes | str | Path) -> str:
     """A path for a sentence: undecodable bytes and control characters are escaped, so that it stays on one line."""
     raw = path if isinstance(path, bytes) else str(path).encode("utf-8", "surrogateescape")

@@ -31,6 +31,7 @@ from repositories.engine.layout import NO_ITEM, VERSION, ItemKind, pack_record_h
 from repositories.engine.manifest import Root, RunRow, pack_root
 from repositories.engine.observer import Observer, Progress, Pulse
 from repositories.engine.order import FreeSpace, Kind, ParentPoint
+from repositories.engine.pace import Limit, Pace
 from repositories.engine.reader import Point
 from repositories.engine.run_of_chain import Need, RunOfChain, find_run, needed_items
 from repositories.engine.seal import NO_HASH, NO_PARENT, plain_chain_key
@@ -54,6 +55,7 @@ class MergeOrder:
     reserve: FreeSpace = field(default_factory=FreeSpace)
     signer: Ed25519PrivateKey | None = field(default=None, repr=False)
     clock: Callable[[], int] = time.time_ns
+    limit: Limit | None = None  # of what is appended to the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def merge(order: MergeOrder, observer: Observer) -> Merged:
     """
     if scan_chain(order.root / str(order.chain_id)).replaced:
         raise BadOrder(f"An earlier merge of the chain {order.chain_id} is not finished; settle it first.")
-    run = find_run(order.newest, order.sequence)
+    pulse = Pulse(observer, time.monotonic)
+    run = find_run(order.newest, order.sequence, lambda: pulse.beat(lambda: Progress(stage="merge")))
     going = tuple(file for file in run.files if file.sequence <= order.sequence)
     if not 2 <= len(going) <= MAX_REPLACED:
         raise BadOrder(
@@ -125,6 +128,8 @@ class _Merge:
         head, folder = self._head(), self._newest.path.parent
         self._writer = writer = FileWriter(folder, head, self._newest.file_key, None, self._order.reserve, 1)
         writer.final = folder / merged_name(head.sequence, head.file_id)
+        if self._order.limit is not None:
+            writer.pace = Pace(self._order.limit, self._beat)
         try:
             self._copy_everything(writer, needs)
             seal_hash, length = self._close_file(writer)

@@ -22,6 +22,7 @@ from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, te
 from repositories.engine.head import MAX_SLOTS
 from repositories.engine.manifest import MAX_PATTERNS
 from repositories.engine.omissions import Omission
+from repositories.engine.pace import Limit
 from repositories.engine.reader import Point
 
 GIB = 1024**3
@@ -95,6 +96,7 @@ class BackupOrder:
     clock: Callable[[], int] = time.time_ns  # compared with the times of files, and sealed as the end
     checkpoints: CheckpointInterval = field(default_factory=CheckpointInterval)
     unfinished_key: bytes | None = field(default=None, repr=False)  # of an unfinished file that no recipient opens
+    limit: Limit | None = None  # of what is appended to the file
 
 
 @dataclass(frozen=True, slots=True)

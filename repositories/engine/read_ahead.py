@@ -28,7 +28,7 @@ BATCHES_AHEAD = 3
 _SLOT_BYTES = BLOCK_TARGET_BYTES + SMALL_FILE_BYTES + mmap.PAGESIZE  # a batch ends with the file that fills a block
 _HELPER_SLOTS = BATCHES_AHEAD + 1
 _HELPER_BATCHES = 2  # one that it reads, and one that waits for it
-_WORTH_BATCHES = 3  # so many batches pay for starting a process
+_WORTH_ENTRIES = 2_000  # so many before it pay for starting a process
 _WAIT_SECONDS = 0.2
 _PACKAGES = Path(__file__).resolve().parents[2]
 
@@ -53,12 +53,12 @@ class ReadAhead:
         self._spare: list[memoryview] = []
         self._allowed = (len(os.sched_getaffinity(0)) > 1) if helpers is None else bool(helpers)
         self._helper: _Helper | None = None
-        self._begun = 0
+        self._entries = 0
 
     def begin(self, request: Request) -> Ticket:
         """Have it read, now or by the further process."""
-        self._begun += 1
-        if self._allowed and self._helper is None and self._begun >= _WORTH_BATCHES:
+        self._entries += len(request.kinds)
+        if self._allowed and self._entries >= _WORTH_ENTRIES:
             self._start()
         if self._helper is not None and (ticket := self._helper.take(request)) is not None:
             return ticket

@@ -23,8 +23,9 @@ from uuid import UUID
 
 import numpy as np
 
+from keys.crypto_argon2 import derive_kek_for_file
 from keys.crypto_errors import KdfRefused, UnwrapFailed
-from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT, derive_kek
+from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT
 from keys.crypto_slots import Slot, SlotKind, unwrap
 from repositories.engine import identities
 from repositories.engine.blocks import BlockReader, Content, Hole, Piece
@@ -37,6 +38,7 @@ from repositories.engine.head import Head, authenticates, open_for_reading, read
 from repositories.engine.keyring import Keyring, parse_keyring
 from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
 from repositories.engine.manifest import Facts, Root, RunRow, folder_segments, parse_root
+from repositories.engine.pace import Pace
 from repositories.engine.seal import NO_PARENT, Seal, check_chain_mac, plain_chain_key
 from repositories.engine.segment_reader import read_segment
 from repositories.engine.segments import Segment
@@ -98,20 +100,25 @@ class Summary:
 class Point:
     """An open restore point; a context manager. Made by open_point(). Not for use by several threads at once."""
 
-    def __init__(self, container: Container, keyring: Keyring | None, root: Root) -> None:
-        self.container, self.keyring, self.root = container, keyring, root
+    def __init__(self, container: Container, keyring: Keyring | None, root: Root, *, rebuild: bool = False) -> None:
+        """With `rebuild` also what is found in damaged files of the chain is taken, each item authenticated."""
+        self.container, self.keyring = container, keyring
         self.path: Path = container.path
         self.head: Head = container.head
         self.file_key: bytes | None = container.file_key
         self.earlier_file_keys: dict[UUID, bytes] = dict(keyring.file_keys) if keyring else {}
         self.seal_hash: bytes = container.seal.seal_hash
         self.length: int = container.length
-        self.summary: Summary = _summary(root.facts, container.seal)
-        self._origins = [UUID(bytes=origin) for origin in root.origins]
-        self._firsts = [order_key(row.first) for row in root.segments]
-        self._shelf = Shelf(container, self.earlier_file_keys)
+        self._shelf = Shelf(container, self.earlier_file_keys, rebuild=rebuild)
         self._blocks = BlockReader(self._shelf)
         self._last: tuple[int, Segment] | None = None
+        self._take_root(root)
+
+    def _take_root(self, root: Root) -> None:
+        self.root = root
+        self.summary: Summary = _summary(root.facts, self.container.seal)
+        self._origins = [UUID(bytes=origin) for origin in root.origins]
+        self._firsts = [order_key(row.first) for row in root.segments]
 
     def __enter__(self) -> Point:
         return self
@@ -127,6 +134,10 @@ class Point:
     def close(self) -> None:
         self._blocks.close()
         self._shelf.close()
+
+    def set_pace(self, pace: Pace) -> None:
+        """From now on blocks are read as fast as it allows."""
+        self._blocks.pace = pace
 
     def list_folder(self, path: bytes) -> list[Entry]:
         """The direct children of a folder, sorted; the empty path gives the roots. Raises NothingToRestore."""
@@ -250,18 +261,19 @@ def inspect(path: Path) -> Head:
         os.close(fd)
 
 
-def open_point(path: Path, secret: Secret | None) -> Point:
+def open_point(path: Path, secret: Secret | None, *, rebuild: bool = False) -> Point:
     """Open one restore point; earlier files of its chain are found beside it when their blocks are needed.
 
+    This one must be whole in any case; `rebuild` is for those others, of which a damaged one gives what can be found.
     `secret` is None for plain files only. Raises CannotUnwrap (wrong secret, or none for an encrypted file),
     PlainRefused (a secret for a plain file), CorruptFile, UnknownVersion, MissingFile.
     """
     container = open_container(path, secret)
     try:
-        keyring, chain_key = _read_keyring(container)
+        keyring, chain_key = read_keyring(container)
         check_chain_mac(container.seal, chain_key)
-        root = parse_root(_sealed_item(container, ItemKind.ROOT))
-        return Point(container, keyring, root)
+        root = parse_root(sealed_item(container, ItemKind.ROOT))
+        return Point(container, keyring, root, rebuild=rebuild)
     except Malformed as error:
         container.close()
         raise damaged(path, "seal or root", str(error)) from None
@@ -271,13 +283,23 @@ def open_point(path: Path, secret: Secret | None) -> Point:
 
 
 def open_container(path: Path, secret: Secret | None) -> Container:
+    fd, _, head, file_key = open_head(path, secret)
+    try:
+        return Container(fd, path, head, file_key)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def open_head(path: Path, secret: Secret | None) -> tuple[int, Path, Head, bytes | None]:
+    """An open descriptor, the path, and the head, authenticated by the file key that the secret gives."""
     fd = open_for_reading(path)
     try:
         heads = read_heads(fd, path)
         _check_a_place(path, heads)
         head, file_key = unlock(path, heads, secret)
         check_place(path, head)  # the copy that authenticates need not be the one that was looked at first
-        return Container(fd, path, head, file_key)
+        return fd, path, head, file_key
     except BaseException:
         os.close(fd)
         raise
@@ -355,23 +377,23 @@ def _derived(slot: Slot, secret: Password, keks: dict[object, bytes]) -> bytes |
         if len(keks) >= MAX_DERIVATIONS_AN_ATTEMPT:
             return None
         try:
-            keks[place] = derive_kek(secret.value, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
+            keks[place] = derive_kek_for_file(secret.value, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
         except KdfRefused:
             return None
     return keks[place]
 
 
-def _read_keyring(container: Container) -> tuple[Keyring | None, bytes]:
-    """The keyring and the chain key. Raises Malformed, CorruptFile."""
+def read_keyring(container: Container) -> tuple[Keyring | None, bytes]:
+    """The keyring and the chain key, as the seal says. Raises Malformed, CorruptFile."""
     if not container.head.encrypted:
         if container.seal.statement.keyring_number != NO_ITEM:
             raise Malformed("a plain file has a keyring")
         return None, plain_chain_key(container.head.chain_id)
-    keyring = parse_keyring(_sealed_item(container, ItemKind.KEYRING))
+    keyring = parse_keyring(sealed_item(container, ItemKind.KEYRING))
     return keyring, keyring.chain_key
 
 
-def _sealed_item(container: Container, kind: ItemKind) -> bytes:
+def sealed_item(container: Container, kind: ItemKind) -> bytes:
     """An item whose digest stands in the seal. Raises Malformed if it is another one."""
     said = container.seal.statement
     number, digest = (

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repositories.engine.entries import Entry, is_below, order_key
-from repositories.engine.errors import Cancelled, EngineError, NothingToRestore, OutOfSpace, text
+from repositories.engine.errors import DAMAGES, Cancelled, EngineError, NothingToRestore, OutOfSpace, text
 from repositories.engine.fidelity import LOSS_SENTENCES
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import FreeSpace
+from repositories.engine.pace import Limit, Pace
 from repositories.engine.reader import Point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
 from repositories.engine.restore_helpers import Helpers, helpers_worth
@@ -49,6 +50,7 @@ class RestoreOrder:
     reserve: FreeSpace | None = None
     helpers: int | None = None  # further processes; None where the engine decides
     clock: Callable[[], float] = time.monotonic  # seconds; only paces the reports
+    limit: Limit | None = None  # of the blocks that are read; one process does it all then
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def selected(point: Point, paths: tuple[bytes, ...]) -> tuple[bytes, ...]:
         if chosen and is_below(path, chosen[-1]):
             continue
         if path:
-            point.entry(path)
+            with suppress(*DAMAGES):  # whether it is there cannot be known; the restore reports what is damaged
+                point.entry(path)
         chosen.append(path)
     return tuple(chosen) or EVERYTHING
 
@@ -131,16 +134,21 @@ class _Run:
         wanted_bytes = self._bytes_total or 0
         if self._may_use_bytes() >= wanted_bytes or self._target.root.names:
             return  # what stands in the target may be skipped or replaced: then only writing can tell
-        stored_bytes = sum(_stored_bytes(entry) for entry in self._selection.entries() if entry.is_file)
+        stored_bytes = sum(
+            _stored_bytes(entry) for entry in self._selection.entries(self._beat_counting) if entry.is_file
+        )
         if stored_bytes > self._may_use_bytes():
             raise self._no_room(stored_bytes)
 
     def _count(self) -> None:
         self._files_total = self._bytes_total = 0
-        for entry in self._selection.entries():
+        for entry in self._selection.entries(self._beat_counting):
             if entry.is_file:
                 self._files_total += 1
                 self._bytes_total += entry.size
+
+    def _beat_counting(self) -> None:
+        self._pulse.beat(lambda: Progress(stage="count"))
 
     def _may_use_bytes(self) -> int:
         free_bytes, total_bytes = self._target.free_bytes()
@@ -163,7 +171,7 @@ class _Run:
         for path in self._selection.paths:
             self._walker.folders += described_above(self._order.point, path)
         numbers = self._selection.segment_numbers()
-        count = helpers_worth(self._order.point, len(numbers)) if self._order.helpers is None else self._order.helpers
+        count = self._helper_count(len(numbers))
         with self._helpers as helpers, closing(CommonList.of(numbers)) as common:
             helpers.start(count, self._order.point, self._selection.paths, self._target, common)
             mine: list[int] = []
@@ -171,6 +179,13 @@ class _Run:
             self._walker.run(self._of_others(sorted(set(numbers).difference(mine))))
             helpers.wait(self.beat)
             helpers.add_to(self._tally, self._target)
+
+    def _helper_count(self, segments: int) -> int:
+        order = self._order
+        if order.limit is not None:
+            order.point.set_pace(Pace(order.limit, self.beat))
+            return 0
+        return helpers_worth(order.point, segments) if order.helpers is None else order.helpers
 
     def _mine(self, common: CommonList, mine: list[int]) -> Iterator[Entry]:
         """Every entry of the segments that this process gets."""
@@ -249,7 +264,7 @@ def described_above(point: Point, path: bytes) -> list[Entry]:
     entries = []
     parts = path.split(b"/")
     for depth in range(1, len(parts)):
-        with suppress(NothingToRestore):
+        with suppress(NothingToRestore, *DAMAGES):  # then it is made as a new folder is
             entries.append(point.entry(b"/".join(parts[:depth])))
     return entries
 

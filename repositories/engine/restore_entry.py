@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from repositories.engine.entries import Entry
-from repositories.engine.errors import EngineError, OutOfSpace, text
+from repositories.engine.errors import DAMAGES, EngineError, OutOfSpace, text
 from repositories.engine.fidelity import Fidelity, Losses
 from repositories.engine.reader import Piece
 from repositories.engine.target import PRIVATE_FILE_MODE, Existing, Folder, Skipped, Target
@@ -246,7 +246,7 @@ def _shared(entry: Entry) -> tuple[int, int, int]:
 
 
 Maker = Callable[[Fidelity, Entry, int, bytes], None]
-DAMAGE = frozenset(("corrupt-file", "missing-file", "cannot-unwrap", "unknown-version"))
+DAMAGE = frozenset(error.code for error in DAMAGES)
 
 
 def _make_link(fidelity: Fidelity, entry: Entry, folder: int, name: bytes) -> None:

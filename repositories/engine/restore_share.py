@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from repositories.engine.entries import Entry, is_below, order_key
-from repositories.engine.errors import CorruptFile
+from repositories.engine.errors import DAMAGES
 from repositories.engine.reader import Point
 
 EVERYTHING = (b"",)
@@ -47,12 +47,13 @@ class Selection:
         entries = self.point.segment(number).entries()
         return entries if self._chosen is None else filter(self._is_wanted, entries)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self, beat: Callable[[], None]) -> Iterator[Entry]:
         """All of them, as far as their segments are sound: the restore itself reports those that are not."""
         for number in self.segment_numbers():
+            beat()
             try:
                 yield from self.entries_of(number)
-            except CorruptFile:
+            except DAMAGES:
                 continue
 
     def _is_wanted(self, entry: Entry) -> bool:

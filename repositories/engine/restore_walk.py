@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from repositories.engine.entries import Entry, order_key
-from repositories.engine.errors import CannotUnwrap, CorruptFile, MissingFile, text
+from repositories.engine.errors import DAMAGES, text
 from repositories.engine.restore_entry import EntryWriter, Failure
 from repositories.engine.restore_share import Selection
 from repositories.engine.target import Existing, Target
@@ -40,7 +40,7 @@ class Walker:
                 if entry.is_directory:
                     self.folders.append(entry)
                 yield entry
-        except (CorruptFile, MissingFile, CannotUnwrap) as error:
+        except DAMAGES as error:
             if reported:
                 return
             row = self._selection.point.root.segments[number]

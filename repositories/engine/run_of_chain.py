@@ -34,7 +34,7 @@ class RunOfChain:
         return _open(file, self.file_keys)
 
 
-def find_run(newest: ParentPoint, sequence: int) -> RunOfChain:
+def find_run(newest: ParentPoint, sequence: int, beat: Callable[[], None]) -> RunOfChain:
     """The run that the point with this number belongs to.
 
     Raises BadOrder if there is no such point, or a point between is missing; and what opening a point raises.
@@ -49,14 +49,16 @@ def find_run(newest: ParentPoint, sequence: int) -> RunOfChain:
         raise BadOrder(f"There is no point {sequence} in {text(newest.path.parent)}; rescan the repository.")
     start = at
     while not _is_full(files[start], keys):
+        beat()
         if not start:
             raise BadOrder(f"The run of point {sequence} in {text(newest.path.parent)} has no full point.")
         start -= 1
     end = at + 1
     while end < len(files) and not _is_full(files[end], keys):
+        beat()
         end += 1
     run = RunOfChain(files[start:end], keys)
-    _check_links(run)
+    _check_links(run, beat)
     return run
 
 
@@ -76,9 +78,10 @@ def _open(file: FileOnDisk, keys: Mapping[UUID, bytes]) -> Point:
     return open_point(file.path, FileKey(known[0]))
 
 
-def _check_links(run: RunOfChain) -> None:
+def _check_links(run: RunOfChain, beat: Callable[[], None]) -> None:
     """Every point's parent is the point before it, or a file that this one replaced."""
     for before, file in zip(run.files, run.files[1:], strict=False):
+        beat()
         with run.open(before) as earlier, run.open(file) as point:
             parent = point.summary.parent_id
             if parent is None or earlier.container.seal_hash_of(parent) != point.summary.parent_seal_hash:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -16,6 +18,7 @@ from repositories.engine.chains import delete_file, is_merged_name, sealed_names
 from repositories.engine.container import Container
 from repositories.engine.errors import AlreadyExists, BadOrder, EngineError, damaged, text
 from repositories.engine.head import Head
+from repositories.engine.observer import Observer, Progress, Pulse, Silent
 from repositories.engine.order import ParentPoint
 from repositories.engine.reader import inspect
 from repositories.engine.run_of_chain import RunOfChain, find_run, needed_items
@@ -27,13 +30,14 @@ def unsettled(folder: Path) -> list[Path]:
     return [folder / name for name in sealed_names(folder) if is_merged_name(name)]
 
 
-def settle(path: Path, newest: ParentPoint) -> Path:
+def settle(path: Path, newest: ParentPoint, observer: Observer | None = None) -> Path:
     """Remove what the merged file `path` replaces, newest first, then give it its number for a name; returns that path.
 
     `newest` is the newest point of the chain, perhaps the merged file itself. Raises CorruptFile, and removes nothing,
-    if the merged file does not have what it should; RepositoryUnwritable.
+    if the merged file does not have what it should; Cancelled, before anything is removed; RepositoryUnwritable.
     """
-    head = _proved(path, newest)
+    pulse = Pulse(observer or Silent(), time.monotonic)
+    head = _proved(path, newest, lambda: pulse.beat(lambda: Progress(stage="settle")))
     try:
         for doomed in _replaced_files(path, head):
             delete_file(doomed)
@@ -42,22 +46,22 @@ def settle(path: Path, newest: ParentPoint) -> Path:
         raise unwritable(path, error) from error
 
 
-def _proved(path: Path, newest: ParentPoint) -> Head:
+def _proved(path: Path, newest: ParentPoint, beat: Callable[[], None]) -> Head:
     """The authenticated head, of a file that has everything. Raises CorruptFile, BadOrder."""
     said = inspect(path)
-    run = find_run(newest, said.sequence)
+    run = find_run(newest, said.sequence, beat)
     with run.open(run.files[0]) as merged:
         if merged.head.file_id != said.file_id or not merged.head.replaces:
             raise BadOrder(f"{text(path)} does not stand for the oldest points of its run.", path=text(path))
         if _replaced_files(path, merged.head):
-            _check_complete(merged.container, run)
+            _check_complete(merged.container, run, beat)
         return merged.head
 
 
-def _check_complete(merged: Container, run: RunOfChain) -> None:
+def _check_complete(merged: Container, run: RunOfChain, beat: Callable[[], None]) -> None:
     """Every item that a point of the run needs is in the merged file, or in a file that stays."""
     staying = {file.head.file_id for file in run.files[1:] if file.head}
-    for (origin, kind), wanted in needed_items(run, run.files, lambda: None).items():
+    for (origin, kind), wanted in needed_items(run, run.files, beat).items():
         part = merged.index.part(origin)
         lost = wanted - set(part[1].of_kind(kind).tolist()) if part else wanted if origin not in staying else set()
         if lost:

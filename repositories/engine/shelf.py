@@ -20,13 +20,15 @@ from repositories.engine.errors import CannotUnwrap, CorruptFile, EngineError, M
 from repositories.engine.head import Head, authenticates, open_for_reading, read_heads
 from repositories.engine.keyring import known_keys
 from repositories.engine.layout import ItemKind
+from repositories.engine.rebuilt import whole_or_rebuilt
 
 
 class Shelf:
     """The files beside `own`, and itself. Safe to use from threads."""
 
-    def __init__(self, own: Container, file_keys: dict[UUID, bytes]) -> None:
-        self._own = own
+    def __init__(self, own: Container, file_keys: dict[UUID, bytes], *, rebuild: bool = False) -> None:
+        """With `rebuild`, of a file whose end or index is damaged what can be found in it otherwise is taken."""
+        self._own, self._rebuild = own, rebuild
         self._file_keys = file_keys if own.file_key is None else {**file_keys, own.file_id: own.file_key}
         self._files: dict[UUID, Container] = {own.file_id: own}
         self._holders: dict[UUID, Container] = {}
@@ -110,7 +112,7 @@ class Shelf:
         keys: list[bytes | None] = [*known_keys(head, self._file_keys)] if own.head.encrypted else [None]
         if not keys:
             raise CannotUnwrap(f"The keyring of {text(own.path)} has no key for {text(path)}.", path=text(path))
-        return _open_authentic(path, head.file_id, own, keys)
+        return _open_authentic(path, head.file_id, own, keys, rebuild=self._rebuild)
 
     def _missing(self, origin: UUID) -> MissingFile:
         folder = self._own.path.parent
@@ -136,14 +138,14 @@ def _heads_in(folder: Path) -> Iterator[tuple[Head, Path]]:
                 yield head, path
 
 
-def _open_authentic(path: Path, file_id: UUID, own: Container, keys: list[bytes | None]) -> Container:
+def _open_authentic(path: Path, file_id: UUID, own: Container, keys: list[bytes | None], *, rebuild: bool) -> Container:
     """Raises CorruptFile if the file is not what the chain knows under this id."""
     fd = open_for_reading(path)
     try:
         for head in read_heads(fd, path):
             for key in keys:
                 if authenticates(head, key) and (head.chain_id, head.file_id) == (own.head.chain_id, file_id):
-                    return Container(fd, path, head, key)
+                    return whole_or_rebuilt(fd, path, head, key) if rebuild else Container(fd, path, head, key)
         raise damaged(path, "head", "it does not authenticate as a file of this chain")
     except BaseException:
         os.close(fd)

@@ -31,6 +31,7 @@ from repositories.engine.layout import BLOCK_TARGET_BYTES, NO_ITEM, VERSION, Ite
 from repositories.engine.manifest import Facts, ManifestBuilder, Root, RunRow, boundary_key, pack_root
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import BackupOrder, FreeSpace, Kind, Level, ParentPoint, Written, check_order
+from repositories.engine.pace import Limit, Pace
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.seal import plain_chain_key
 from repositories.engine.sealing import ZSTD_LEVELS
@@ -53,6 +54,7 @@ class SyntheticOrder:
     reserve: FreeSpace = field(default_factory=FreeSpace)
     signer: Ed25519PrivateKey | None = field(default=None, repr=False)
     clock: Callable[[], int] = time.time_ns
+    limit: Limit | None = None  # of what is appended to the file
 
 
 def write_synthetic_full(order: SyntheticOrder, observer: Observer) -> Written:
@@ -98,6 +100,8 @@ class _Synthesis:
         folder, threads = order.root / str(order.chain_id), max(2, min(8, len(os.sched_getaffinity(0))))
         level = ZSTD_LEVELS[order.level.value]
         self._writer = writer = FileWriter(folder, head, self._file_key, level, order.reserve, threads)
+        if order.limit is not None:
+            writer.pace = Pace(order.limit, self._beat)
         try:
             self._store_everything()
             seal_hash, length = self._close_file()

@@ -7,7 +7,7 @@ checkpoint.py.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -53,7 +53,10 @@ class Manifest:
 class Unfinished:
     """An unfinished file, locked, and everything up to its last checkpoint. Made by adopt(); the writer closes `fd`."""
 
-    def __init__(self, fd: int, path: Path, head: Head, file_key: bytes | None) -> None:
+    def __init__(
+        self, fd: int, path: Path, head: Head, file_key: bytes | None, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        self._beat = beat
         self.fd, self.path, self.head, self.file_key = fd, path, head, file_key
         self.part = WrittenPart((), array("I"), array("Q"), array("I"), 0)
         self.manifests: list[Manifest] = []  # by epoch
@@ -122,6 +125,7 @@ class Unfinished:
         numbers = {self.head.file_id: 0}
         runs = []
         for number in self._identities:
+            self._beat()
             try:
                 runs.append(identities.parse_part(self.read(number, ItemKind.IDENTITIES), numbers))
             except Malformed as error:
@@ -135,6 +139,7 @@ class Unfinished:
         """
         for manifest in self.manifests:
             for row in manifest.rows:
+                self._beat()
                 origin = manifest.origins[row.origin]
                 if origin == self.head.file_id:
                     read_segment(self, row, origin)
@@ -153,6 +158,7 @@ class Unfinished:
         epochs: list[Epoch] = []
         pending: dict[int, Record] = {}
         for record in whole_records(self.fd):
+            self._beat()
             try:
                 if record.kind is ItemKind.EPOCH:
                     epochs = [*self.part.epochs, self._epoch(record, pending)]

@@ -45,6 +45,7 @@ from repositories.engine.layout import (
     pack_record_header,
     pack_trailer,
 )
+from repositories.engine.pace import Pace
 from repositories.engine.seal import Statement, pack_seal
 from repositories.engine.sealing import METADATA_LEVEL, EpochSealer, Level, pack_payload
 
@@ -102,6 +103,7 @@ class FileWriter:
         self.final = folder / str(head.sequence)
         self.proxy_seconds = self.repository_seconds = 0.0
         self.copied: tuple[tuple[Origin, ItemTable], ...] = ()  # what a merge copied, before finish()
+        self.pace: Pace | None = None  # set by who limits the writing
         self._head, self._file_key, self._level, self._reserve = head, file_key, level, reserve
         self._fd = _create(folder, self.path) if adopted is None else adopted[0]
         part = WrittenPart((), array("I"), array("Q"), array("I"), BODY_OFFSET) if adopted is None else adopted[1]
@@ -174,6 +176,8 @@ class FileWriter:
 
     def append_copy(self, header: bytes, sealed: bytes) -> int:
         """A sealed item of another file, byte for byte; returns its offset, for the tables of `copied`."""
+        if self.pace is not None:
+            self.pace.wait()
         with self._lock:
             return self._append(header, sealed)
 
@@ -271,6 +275,8 @@ class FileWriter:
     def _submit(self, kind: ItemKind, number: int, raw: Raw, level: Level, done: Callable[[], None]) -> None:
         while len(self._pending) > self._threads:
             self._take_oldest()
+        if self.pace is not None:
+            self.pace.wait()
         self._pending.append(self._pool.submit(self._seal_and_append, kind, number, raw, level, done))
 
     def _take_oldest(self) -> None:
@@ -314,6 +320,8 @@ class FileWriter:
         self._check_space(length)
         self._write_at(offset, (header, body))
         self._position = offset + length
+        if self.pace is not None:
+            self.pace.spend(length)
         return offset
 
     def _write_at(self, offset: int, parts: tuple[bytes, ...]) -> None:

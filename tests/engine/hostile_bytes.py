@@ -50,7 +50,7 @@ from repositories.engine.layout import (
 from repositories.engine.manifest import Facts, Root, RunRow, SegmentRow, folder_segments, pack_root, parse_root
 from repositories.engine.records import whole_records
 from repositories.engine.seal import NO_HASH, NO_PARENT, Statement, pack_seal, parse_seal
-from repositories.engine.sealing import pack_payload, unpack_payload
+from repositories.engine.sealing import METADATA_LEVEL, pack_payload, unpack_payload
 from repositories.engine.unfinished import Manifest, _follow
 from repositories.engine.walk import Stat
 from tests.engine.rows import Rows, from_rows
@@ -273,7 +273,7 @@ _VALID: dict[str, Callable[[], bytes]] = {
     "segment": lambda: segment_codec.pack(a_segment()),
     "identities": _identities,
     "checkpoint": lambda: msgspec.msgpack.encode(a_checkpoint()),
-    "payload": lambda: pack_payload(b"some content " * 100, 3),
+    "payload": lambda: pack_payload(b"some content " * 100, METADATA_LEVEL),
 }
 
 

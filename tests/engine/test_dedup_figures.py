@@ -31,7 +31,7 @@ def fixed_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (small_files, manifest):
         monkeypatch.setattr(module, "is_boundary", is_boundary)
-    monkeypatch.setattr(read_ahead, "_WORTH_BATCHES", 1 << 30)  # another process would not have this
+    monkeypatch.setattr(read_ahead, "_WORTH_ENTRIES", 1 << 30)  # another process would not have this
 
 
 @pytest.fixture

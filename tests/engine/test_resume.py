@@ -356,3 +356,26 @@ def test_resumed_points_are_merged_and_a_merge_leaves_the_unfinished_file(
     reader = SecondReader(written.path, "correct horse")
     truth = read_plainly(source)
     assert {path: fact for path, fact in reader.files().items() if path in truth} == truth
+
+
+def test_a_resumed_incremental_that_has_nothing_to_store_is_sealed(
+    chain: Chain, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything new was stored before the last checkpoint: the identities are adopted, and none is looked up."""
+    chain.write()
+    write_tree(source, {f"0/new {number}": b"new %d" % number for number in range(50)})
+    with monkeypatch.context() as patch:
+        snapshots = Snapshots(patch, tmp_path / "kills")
+        chain.write(checkpoints=CheckpointInterval(bytes=1, seconds=3600.0)).path.unlink()
+        chain.points.pop()
+    last = next(path for path in reversed(snapshots.taken) if ends_with_a_checkpoint(path))
+    put_back(last, chain)
+    written = chain.write()
+    assert written.resumed and written.read_bytes == 0
+    check_point(chain, source)
+
+
+def ends_with_a_checkpoint(path: Path) -> bool:
+    with path.open("rb") as file:
+        records = list(whole_records(file.fileno()))
+    return bool(records) and records[-1].kind is ItemKind.CHECKPOINT
