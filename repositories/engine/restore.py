@@ -20,10 +20,12 @@ from pathlib import Path
 from repositories.engine.entries import Entry, is_below, order_key
 from repositories.engine.errors import Cancelled, EngineError, NothingToRestore, OutOfSpace, text
 from repositories.engine.fidelity import LOSS_SENTENCES
+from repositories.engine.file_groups import FileGroup
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import FreeSpace
 from repositories.engine.reader import Point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
+from repositories.engine.restore_groups import GroupWriter
 from repositories.engine.restore_helpers import Helpers, helpers_worth
 from repositories.engine.restore_share import EVERYTHING, CommonList, Selection
 from repositories.engine.restore_walk import Walker, no_beat
@@ -82,12 +84,12 @@ def restore(order: RestoreOrder, observer: Observer) -> Restored:
         run.check_room()
         try:
             run.entries()
+            run.folders()
         except EngineError as error:
             run.folders_after_stop()
             if isinstance(error, Cancelled):
                 raise Cancelled(STOPPED) from error
             raise
-        run.folders()
         return run.result()
 
 
@@ -116,7 +118,8 @@ class _Run:
         self._helpers = Helpers(self._failed)
         self._pulse = Pulse(observer, order.clock)
         self._writer = EntryWriter(target, self._tally, self._failed, self.beat)
-        self._walker = Walker(selection, self._writer, order.clock)
+        groups = GroupWriter(target, self._tally, self._writer, order.point.pieces)
+        self._walker = Walker(selection, self._writer, groups, order.clock)
         self._files_total: int | None = None
         self._bytes_total: int | None = None
         self._started_seconds = order.clock()
@@ -172,17 +175,16 @@ class _Run:
             helpers.wait(self.beat)
             helpers.add_to(self._tally, self._target)
 
-    def _mine(self, common: CommonList, mine: list[int]) -> Iterator[Entry]:
-        """Every entry of the segments that this process gets."""
+    def _mine(self, common: CommonList, mine: list[int]) -> Iterator[Entry | FileGroup]:
+        """Everything in the segments that this process gets."""
         for number in common:
             mine.append(number)
-            yield from self._walker.entries_of(number)
+            yield from self._walker.items_of(number)
 
     def _of_others(self, numbers: list[int]) -> Iterator[Entry]:
         """Of the segments that helpers got, what only this process does: hard links, and completing folders."""
         for number in numbers:
-            entries = self._walker.entries_of(number, reported=True)
-            yield from (entry for entry in entries if entry.hard_linked and not entry.is_directory)
+            yield from self._walker.left_by_others(number)
 
     def folders(self) -> None:
         self._walker.complete_folders(self._target, self.beat)

@@ -22,9 +22,11 @@ import msgspec
 
 from repositories.engine.entries import Entry
 from repositories.engine.errors import EngineError, damaged
+from repositories.engine.file_groups import FileGroup
 from repositories.engine.observer import Progress, Pulse
 from repositories.engine.reader import FileKey, open_point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
+from repositories.engine.restore_groups import GroupWriter
 from repositories.engine.restore_share import CommonList, Selection
 from repositories.engine.restore_walk import Walker, no_beat
 from repositories.engine.target import Existing, Target
@@ -166,7 +168,8 @@ def work(order: WorkerOrder) -> Finished | Broke:
         if point.seal_hash != order.seal_hash:
             raise damaged(point.path, "seal", "the file was exchanged while it was restored")
         writer = EntryWriter(target, tally, link.failed, lambda: pulse.beat(lambda: Progress("restore")))
-        walker = Walker(Selection(point, order.paths), writer, time.monotonic)
+        groups = GroupWriter(target, tally, writer, point.pieces)
+        walker = Walker(Selection(point, order.paths), writer, groups, time.monotonic)
         link.walker = walker
         try:
             walker.run(_mine(walker, CommonList(order.list_descriptor)))
@@ -177,9 +180,11 @@ def work(order: WorkerOrder) -> Finished | Broke:
         return Finished(list(target.created), list(target.found.items()), tally.losses.counts, tally.losses.first_paths)
 
 
-def _mine(walker: Walker, common: CommonList) -> Iterator[Entry]:
+def _mine(walker: Walker, common: CommonList) -> Iterator[Entry | FileGroup]:
     for number in common:
-        yield from (entry for entry in walker.entries_of(number) if not entry.hard_linked or entry.is_directory)
+        for item in walker.items_of(number):
+            if isinstance(item, FileGroup) or not item.hard_linked or item.is_directory:
+                yield item
 
 
 def main() -> int:

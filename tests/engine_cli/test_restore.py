@@ -143,7 +143,7 @@ def test_starting_a_stopped_restore_again_ends_with_the_same_tree(tmp_path: Path
     for helpers in (0, 1):
         into = tmp_path / str(helpers)
         with pytest.raises(Cancelled):
-            run(written, into, helpers=helpers, observer=Watching(stop_after=1_500), clock=ticking())
+            run(written, into, helpers=helpers, observer=Watching(stop_after=100), clock=ticking())
         assert run(written, into, helpers=helpers).failed_count == 0
         found, expected = read_facts(into / many.relative_to("/")), read_facts(many)
         shared = b"one of many names"  # which of a file's names were restored by which run is not remembered
@@ -155,16 +155,19 @@ def test_starting_a_stopped_restore_again_ends_with_the_same_tree(tmp_path: Path
 
 def test_a_stop_reaches_helpers_and_leaves_no_unfinished_file(tmp_path: Path, many: Path, written: Path) -> None:
     with pytest.raises(Cancelled):
-        run(written, tmp_path / "into", helpers=1, observer=Watching(stop_after=50), clock=ticking())
+        run(written, tmp_path / "into", helpers=1, observer=Watching(stop_after=30), clock=ticking())
     found = [name for _, _, names in os.walk(tmp_path / "into") for name in names]
     assert len(found) < FILES
     assert not [name for name in found if name.startswith(".backupsite")]
 
 
-def test_folders_of_a_stopped_restore_are_completed(tmp_path: Path, many: Path, written: Path) -> None:
-    """So that starting it again with existing files skipped ends with the right modes and times."""
+@pytest.mark.parametrize("reports", [30, 250])
+def test_folders_of_a_stopped_restore_are_completed(tmp_path: Path, many: Path, written: Path, reports: int) -> None:
+    """So that starting it again with existing files skipped ends with the right modes and times. A late stop falls
+    into the completing itself.
+    """
     with pytest.raises(Cancelled):
-        run(written, tmp_path / "into", helpers=0, observer=Watching(stop_after=250), clock=ticking())
+        run(written, tmp_path / "into", helpers=0, observer=Watching(stop_after=reports), clock=ticking())
     place = tmp_path / "into" / many.relative_to("/")
     made = sorted(os.listdir(place))
     assert made
