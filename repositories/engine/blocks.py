@@ -1,6 +1,6 @@
 """Fetching content: opening blocks ahead by threads, and cutting chunks out of them.
 
-Opened blocks are kept in a small cache (at most 16, each at most 8 MiB); what is read ahead counts into it. Which file
+Opened blocks are kept in a small cache (at most 8, each at most 8 MiB); what is read ahead counts into it. Which file
 holds a block is left to shelf.py; the manifest, to reader.py.
 """
 
@@ -18,8 +18,9 @@ from repositories.engine.errors import EngineError, damaged
 from repositories.engine.layout import ItemKind
 from repositories.engine.shelf import Shelf
 
-_CACHED_BLOCKS = 16
-_BLOCKS_AHEAD = 6
+_CACHED_BLOCKS = 8
+_BLOCKS_AHEAD = 3  # of what is read in order; each process of a restore has as many
+_BLOCKS_IN_ROW = 6
 _EVENTS_AHEAD = 256  # an event may be a group of files with their names
 
 
@@ -66,7 +67,7 @@ class BlockReader:
         waiting: deque[tuple[BlockAddress, Future[bytes]]] = deque()
         for address in addresses:
             waiting.append((address, self._submit(address)))
-            if len(waiting) > _BLOCKS_AHEAD:
+            if len(waiting) > _BLOCKS_IN_ROW:
                 yield _outcome(*waiting.popleft())
         while waiting:
             yield _outcome(*waiting.popleft())

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from repositories.engine.errors import Cancelled, EngineError, OutOfSpace
+from repositories.engine.own_process import ENVIRONMENT
 from repositories.engine.reader import Point
 from repositories.engine.restore_entry import Failure, Tally
 from repositories.engine.restore_share import CommonList
@@ -60,7 +61,7 @@ class _Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(order.target_descriptor, order.list_descriptor),
-            env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LC_ALL": "C.UTF-8"},
+            env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LC_ALL": "C.UTF-8", **ENVIRONMENT},
             process_group=0,  # Ctrl-C is for the first process, which ends this one in order
         )
         assert self.process.stdin and self.process.stdout

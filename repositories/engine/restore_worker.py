@@ -24,6 +24,7 @@ from repositories.engine.entries import Entry
 from repositories.engine.errors import EngineError, damaged
 from repositories.engine.file_groups import FileGroup
 from repositories.engine.observer import Progress, Pulse
+from repositories.engine.own_process import prepare
 from repositories.engine.reader import FileKey, open_point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
 from repositories.engine.restore_groups import GroupWriter
@@ -188,6 +189,7 @@ def _mine(walker: Walker, common: CommonList) -> Iterator[Entry | FileGroup]:
 
 
 def main() -> int:
+    prepare()
     order = read_order()
     with suppress(BrokenPipeError):  # the first process is gone, and what it cannot hear is not said
         try:

@@ -153,7 +153,8 @@ class Target:
             self.found[path] = os.fstat(descriptor).st_mtime_ns
         if len(self._open) >= OPEN_FOLDERS_MAX:
             self._close_oldest()
-        folder = Folder(path, descriptor, set() if created else None)
+        is_ours = self.fresh or path in self.created  # then nothing stands in it that we do not know or may replace
+        folder = Folder(path, descriptor, set() if is_ours else None)
         self._open[path] = folder
         return folder
 
