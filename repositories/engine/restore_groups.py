@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 from repositories.engine.entries import Entry
 from repositories.engine.errors import EngineError
-from repositories.engine.file_groups import FileGroup, GroupFile
+from repositories.engine.file_groups import LENGTH, NAME, FileGroup, GroupFile
 from repositories.engine.reader import Piece
 from repositories.engine.restore_entry import EntryWriter, Tally
 from repositories.engine.target import FILE_FLAGS, Existing, Folder, Target
@@ -47,12 +47,12 @@ class GroupWriter:
             return group
         try:
             folder = self._target.folder(group.folder)
-            taken = [self._target.is_taken(folder, file.name) for file in group.files]
+            taken = {name for _, name, *_ in group.files if self._target.is_taken(folder, name)}
         except (Blocked, OSError):
             return group  # writing it will say why not
-        if any(taken):
-            self._writer.skip([file.length for file, is_taken in zip(group.files, taken, strict=True) if is_taken])
-            group.files = [file for file, is_taken in zip(group.files, taken, strict=True) if not is_taken]
+        if taken:
+            self._writer.skip([file[LENGTH] for file in group.files if file[NAME] in taken])
+            group.files = [file for file in group.files if file[NAME] not in taken]
         return group if group.files else None
 
     def write(self, group: FileGroup, pieces: Iterable[Piece]) -> None:
@@ -74,7 +74,8 @@ class GroupWriter:
     def _write_files(self, folder: Folder, group: FileGroup, raw: memoryview) -> list[GroupFile]:
         """Write what can be written at once; return what needs care."""
         careful: list[GroupFile] = []
-        here, taken, xattrs, tally = folder.descriptor, folder.names, group.segment.xattrs, self._tally
+        here, taken, xattrs = folder.descriptor, folder.names, group.segment.xattrs
+        done = done_bytes = 0
         for file in group.files:
             row, name, mode, uid, gid, mtime_ns, offset, length = file
             if name in taken or folder.shows_unfinished is False or mode == UNFINISHED_MODE:
@@ -104,12 +105,17 @@ class GroupWriter:
                 raise
             else:
                 taken.add(name)
-                tally.files += 1
-                tally.bytes_done += length
-                tally.bytes_written += length
+                done += 1
+                done_bytes += length
             finally:
                 os.close(descriptor)
+        self._count(done, done_bytes)
         return careful
+
+    def _count(self, files: int, size_bytes: int) -> None:
+        self._tally.files += files
+        self._tally.bytes_done += size_bytes
+        self._tally.bytes_written += size_bytes
 
     def _set_owner(self, descriptor: int, uid: int, gid: int) -> None:
         if not self._is_root:

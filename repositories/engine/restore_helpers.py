@@ -78,12 +78,12 @@ class _Helper:
         return lines
 
     def end(self) -> list[bytes]:
-        """Tell it to stop and see that it does, which removes its unfinished file.
+        """Tell it to stop and see that it does, which removes its unfinished file. One that did its share is done.
 
         Returns the folders that it made and left incomplete.
         """
         self.stdin.close()
-        deadline_seconds = time.monotonic() + STOP_SECONDS
+        deadline_seconds = time.monotonic() + (STOP_SECONDS if self.finished is None else 0.0)
         while (left_seconds := deadline_seconds - time.monotonic()) > 0:
             if select.select([self.stdout], [], [], left_seconds)[0]:
                 part = os.read(self.stdout.fileno(), READ_BYTES)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from repositories.engine import restore_groups
-from repositories.engine.file_groups import GROUP_FILES_MAX, FileGroup, grouped
+from repositories.engine.file_groups import GROUP_FILES_MAX, NAME, FileGroup, grouped
 from repositories.engine.layout import ItemKind
 from repositories.engine.reader import open_point
 from repositories.engine.target import Existing, Folder
@@ -68,7 +68,7 @@ def test_groups_and_entries_are_the_segment_in_its_order(stored: Path) -> None:
             assert [entry.path for entry in found] == segment.paths()
             groups = [item for item in grouped(segment) if isinstance(item, FileGroup)]
             assert sum(len(group.files) for group in groups) > FILES - 10
-            assert not [f for group in groups for f in group.files if f.name in (b"large", b"sparse", b"200", b"100x")]
+            assert not [f for group in groups for f in group.files if f[NAME] in (b"large", b"sparse", b"200", b"100x")]
 
 
 def test_everything_comes_back(tmp_path: Path, mixed: Path, stored: Path) -> None:
