@@ -12,6 +12,7 @@ from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Termin
 from repositories.engine.errors import text
 from repositories.engine.reader import Point
 from repositories.engine.restore import Restored, RestoreOrder, restore
+from repositories.engine.restore_helpers import Standby, helpers_likely
 from repositories.engine.target import Existing
 
 
@@ -28,18 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Result:
     shelf = open_shelf(options)
-    if options.point is None:
-        _refuse_many_jobs(shelf)
     listed = shelf.numbered(options.point)
-    check_reader_access(shelf, listed, plain_accepted=options.plain)
-    with terminal.stoppable(), shelf.open(listed) as point:
-        order = RestoreOrder(
-            point=point,
-            into=absolute(options.into),
-            paths=tuple(os.fsencode(path).strip(b"/") for path in options.paths),
-            existing=Existing(options.existing),
-        )
-        return _report(restore(order, terminal), listed, point, terminal)
+    likely = 0 if options.paths else helpers_likely(listed.file.length)
+    with terminal.stoppable(), Standby(likely) as standby:
+        if options.point is None:
+            _refuse_many_jobs(shelf)
+        check_reader_access(shelf, listed, plain_accepted=options.plain)
+        with shelf.open(listed) as point:
+            order = RestoreOrder(
+                point=point,
+                into=absolute(options.into),
+                paths=tuple(os.fsencode(path).strip(b"/") for path in options.paths),
+                existing=Existing(options.existing),
+                standby=standby,
+            )
+            return _report(restore(order, terminal), listed, point, terminal)
 
 
 def _refuse_many_jobs(shelf: Shelf) -> None:

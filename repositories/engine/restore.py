@@ -26,7 +26,7 @@ from repositories.engine.order import FreeSpace
 from repositories.engine.reader import Point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
 from repositories.engine.restore_groups import GroupWriter
-from repositories.engine.restore_helpers import Helpers, helpers_worth
+from repositories.engine.restore_helpers import Helpers, Standby, helpers_worth
 from repositories.engine.restore_share import EVERYTHING, CommonList, Selection
 from repositories.engine.restore_walk import Walker, no_beat
 from repositories.engine.target import Existing, Target, open_into
@@ -50,6 +50,7 @@ class RestoreOrder:
     below: Path | None = None
     reserve: FreeSpace | None = None
     helpers: int | None = None  # further processes; None where the engine decides
+    standby: Standby = field(default_factory=Standby)  # those that were started already
     clock: Callable[[], float] = time.monotonic  # seconds; only paces the reports
 
 
@@ -168,7 +169,8 @@ class _Run:
         numbers = self._selection.segment_numbers()
         count = helpers_worth(self._order.point, len(numbers)) if self._order.helpers is None else self._order.helpers
         with self._helpers as helpers, closing(CommonList.of(numbers)) as common:
-            helpers.start(count, self._order.point, self._selection.paths, self._target, common)
+            processes = (self._order.standby.take() for _ in range(count))
+            helpers.start(processes, self._order.point, self._selection.paths, self._target, common)
             mine: list[int] = []
             self._walker.run(self._mine(common, mine))
             self._walker.run(self._of_others(sorted(set(numbers).difference(mine))))

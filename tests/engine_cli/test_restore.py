@@ -18,6 +18,7 @@ from repositories.engine.observer import Progress, Silent
 from repositories.engine.order import BackupOrder, FreeSpace, Kind, Level
 from repositories.engine.reader import Point, open_point
 from repositories.engine.restore import Restored, RestoreOrder, restore
+from repositories.engine.restore_helpers import Process, Standby
 from repositories.engine.restore_share import CommonList, Selection
 from repositories.engine.target import Existing
 from tests.engine_cli.conftest import Facts, read_facts
@@ -278,6 +279,28 @@ def test_a_closed_list_gives_each_number_once() -> None:
     assert sorted(taken) == list(range(1_000))
     common.close()
     other.close()
+
+
+def test_processes_that_stood_by_take_part(tmp_path: Path, written: Path) -> None:
+    with Standby(2) as standby:
+        restored = run(written, tmp_path / "into", helpers=1, standby=standby)
+        assert len(standby.processes) == 1
+    assert (restored.files, restored.links, restored.failed_count) == (FILES, 8, 0)
+
+
+def test_processes_that_stood_by_for_nothing_are_ended() -> None:
+    with pytest.raises(NothingToRestore), Standby(1) as standby:
+        (waiting,) = standby.processes
+        assert Path(f"/proc/{waiting.number}").exists()
+        raise NothingToRestore("the password was wrong")
+    assert not Path(f"/proc/{waiting.number}").exists()
+
+
+def test_a_process_without_an_order_ends_when_nobody_is_left_to_give_one() -> None:
+    process = Process()
+    process.stdin.close()
+    assert process.stdout.read() == b""  # its end
+    process.end()
 
 
 def test_no_key_is_shown(tmp_path: Path, tree: Path) -> None:
