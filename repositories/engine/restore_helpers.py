@@ -29,7 +29,7 @@ from repositories.engine.target import Target
 
 PROCESSES_MAX = 4
 WORTH_BYTES = 256 << 20
-WORTH_FILES = 6_000
+WORTH_FILES = 20_000
 WORTH_SEGMENTS = 6
 WORTH_STORED_BYTES = 64 << 20
 STOP_SECONDS = 1.5
@@ -140,8 +140,7 @@ class _Helper:
                 if not part:
                     break
         self._process.end()
-        last = [decode_message(line) for line in self._rest.splitlines()[-1:] if line.endswith(b"}")]
-        return [path for message in last if isinstance(message, Broke) for path in message.incomplete]
+        return self.finished.created if self.finished else _left(self._rest.splitlines()[-1:])
 
 
 class Helpers:
@@ -235,6 +234,18 @@ class Helpers:
                 helper.finished = finished
             case Broke(code, sentence, fields):
                 raise _error(code, sentence, fields)
+
+
+def _left(last: list[bytes]) -> list[bytes]:
+    """The folders that a helper's last message, where there is a whole one, names as made and not complete."""
+    for line in last:
+        if line.endswith(b"}"):
+            match decode_message(line):
+                case Broke() as broke:
+                    return broke.incomplete
+                case Finished() as finished:
+                    return finished.created
+    return []
 
 
 def _error(code: str, sentence: str, fields: dict[str, str | int]) -> EngineError:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from repositories.engine import restore as restore_module
 from repositories.engine import target
 from repositories.engine.backup import write_backup
 from repositories.engine.errors import BadTarget, Cancelled, NothingToRestore, OutOfSpace
@@ -18,7 +19,8 @@ from repositories.engine.observer import Progress, Silent
 from repositories.engine.order import BackupOrder, FreeSpace, Kind, Level
 from repositories.engine.reader import Point, open_point
 from repositories.engine.restore import Restored, RestoreOrder, restore
-from repositories.engine.restore_helpers import Process, Standby
+from repositories.engine.restore_entry import Failure
+from repositories.engine.restore_helpers import Helpers, Process, Standby
 from repositories.engine.restore_share import CommonList, Selection
 from repositories.engine.target import Existing
 from tests.engine_cli.conftest import Facts, read_facts
@@ -160,6 +162,29 @@ def test_a_stop_reaches_helpers_and_leaves_no_unfinished_file(tmp_path: Path, ma
     found = [name for _, _, names in os.walk(tmp_path / "into") for name in names]
     assert len(found) < FILES
     assert not [name for name in found if name.startswith(".backupsite")]
+
+
+def test_folders_of_a_helper_that_was_done_before_the_stop_are_completed(
+    tmp_path: Path, many: Path, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper does everything; the stop comes when that was heard, and not yet taken over."""
+    made: list[Helpers] = []
+
+    class Heard(Silent):
+        def cancelled(self) -> bool:
+            return any(helper.finished for helper in made[0]._helpers)
+
+    def make(failed: Callable[[Failure], None]) -> Helpers:
+        made.append(Helpers(failed))
+        return made[0]
+
+    monkeypatch.setattr(restore_module, "Helpers", make)
+    monkeypatch.setattr(CommonList, "__iter__", lambda common: iter(()))
+    with pytest.raises(Cancelled):
+        run(written, tmp_path / "into", helpers=1, observer=Heard(), clock=ticking())
+    place = tmp_path / "into" / many.relative_to("/")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in place.iterdir()}
+    assert modes == {path.name: stat.S_IMODE(path.stat().st_mode) for path in many.iterdir()}
 
 
 @pytest.mark.parametrize("reports", [30, 250])
