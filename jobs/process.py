@@ -35,6 +35,7 @@ from repositories.engine.errors import (
 )
 from repositories.engine.expectation import Expected, check_point
 from repositories.engine.observer import Progress
+from repositories.engine.own_process import keep_freed_memory
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.restore import RestoreOrder, restore
 from repositories.engine.target import Existing
@@ -107,6 +108,7 @@ class Pipe:
 
 def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash writes no keys to a disk
+    keep_freed_memory()
     events = _own_output()
     pipe = Pipe(sys.stdin.buffer, events)
     signal.signal(signal.SIGTERM, pipe.stop)

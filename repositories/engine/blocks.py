@@ -1,6 +1,6 @@
 """Fetching content: opening blocks ahead by threads, and cutting chunks out of them.
 
-Opened blocks are kept in a small cache (at most 16, each at most 8 MiB); what is read ahead counts into it. Which file
+Opened blocks are kept in a small cache (at most 8, each at most 8 MiB); what is read ahead counts into it. Which file
 holds a block is left to shelf.py; the manifest, to reader.py.
 """
 
@@ -11,16 +11,18 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from repositories.engine.entries import BlockAddress, Chunk, Entry
+from repositories.engine.entries import BlockAddress, Chunk, Chunks
 from repositories.engine.errors import EngineError, damaged
 from repositories.engine.layout import ItemKind
 from repositories.engine.pace import Pace
 from repositories.engine.shelf import Shelf
 
-_CACHED_BLOCKS = 16
-_BLOCKS_AHEAD = 6
-_EVENTS_AHEAD = 4_096
+_CACHED_BLOCKS = 8
+_BLOCKS_AHEAD = 3  # of what is read in order; each process of a restore has as many
+_BLOCKS_IN_ROW = 6
+_EVENTS_AHEAD = 256  # an event may be a group of files with their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,16 @@ class Hole:
 
 Piece = memoryview | Hole
 Content = Iterator[Piece]
+
+
+class Chunked(Protocol):
+    """What has content: an entry, or several files together."""
+
+    @property
+    def chunks(self) -> Chunks: ...
+
+
+T = TypeVar("T", bound=Chunked)
 
 
 class BlockReader:
@@ -48,16 +60,16 @@ class BlockReader:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._cache.clear()
 
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
-        ahead = _Ahead(self, entries)
-        while (entry := ahead.next_entry()) is not None:
-            yield entry, ahead.pieces()
+    def read_many(self, items: Iterable[T]) -> Iterator[tuple[T, Content]]:
+        ahead = _Ahead(self, items)
+        while (item := ahead.next_item()) is not None:
+            yield item, ahead.pieces()
 
     def blocks(self, addresses: Iterable[BlockAddress]) -> Iterator[tuple[BlockAddress, bytes | Exception]]:
         waiting: deque[tuple[BlockAddress, Future[bytes]]] = deque()
         for address in addresses:
             waiting.append((address, self._submit(address)))
-            if len(waiting) > _BLOCKS_AHEAD:
+            if len(waiting) > _BLOCKS_IN_ROW:
                 yield _outcome(*waiting.popleft())
         while waiting:
             yield _outcome(*waiting.popleft())
@@ -101,34 +113,34 @@ class BlockReader:
         return container.read(address.number, ItemKind.BLOCK, address.origin)
 
 
-class _Ahead:
-    """Entries and their chunks as one stream, looked at a few blocks ahead of where it is used."""
+class _Ahead(Generic[T]):
+    """Items and their chunks as one stream, looked at a few blocks ahead of where it is used."""
 
-    def __init__(self, blocks: BlockReader, entries: Iterable[Entry]) -> None:
+    def __init__(self, blocks: BlockReader, items: Iterable[T]) -> None:
         self._blocks = blocks
-        self._source = _events(entries)
-        self._events: deque[Entry | Chunk] = deque()
+        self._source = _events(items)
+        self._events: deque[T | Chunk] = deque()
         self._requested: set[BlockAddress | None] = set()  # asked for ahead, not used yet
         self._exhausted = False
 
-    def next_entry(self) -> Entry | None:
-        """The next entry; chunks of the one before that were not taken are passed over."""
+    def next_item(self) -> T | None:
+        """The next item; chunks of the one before that were not taken are passed over."""
         while True:
             event = self._next()
-            if event is None or isinstance(event, Entry):
+            if event is None or not isinstance(event, Chunk):
                 return event
 
     def pieces(self) -> Content:
         while True:
             if not self._events:
                 self._look_ahead()
-            if not self._events or isinstance(self._events[0], Entry):
+            if not self._events or not isinstance(self._events[0], Chunk):
                 return
             chunk = self._next()
             if isinstance(chunk, Chunk):
                 yield self._blocks.cut(chunk)
 
-    def _next(self) -> Entry | Chunk | None:
+    def _next(self) -> T | Chunk | None:
         if not self._events:
             self._look_ahead()
             if not self._events:
@@ -154,10 +166,10 @@ class _Ahead:
                 self._requested.add(event.block)
 
 
-def _events(entries: Iterable[Entry]) -> Iterator[Entry | Chunk]:
-    for entry in entries:
-        yield entry
-        yield from entry.chunks
+def _events(items: Iterable[T]) -> Iterator[T | Chunk]:
+    for item in items:
+        yield item
+        yield from item.chunks
 
 
 def _outcome(address: BlockAddress, future: Future[bytes]) -> tuple[BlockAddress, bytes | Exception]:

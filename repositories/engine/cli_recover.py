@@ -13,6 +13,7 @@ from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Termin
 from repositories.engine.errors import CorruptFile, text
 from repositories.engine.reader import Point
 from repositories.engine.restore import Restored, RestoreOrder, restore
+from repositories.engine.restore_helpers import Standby, helpers_likely
 from repositories.engine.salvage import SalvagedPoint
 from repositories.engine.target import Existing
 
@@ -36,21 +37,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Result:
     shelf = open_shelf(options)
-    if options.point is None:
-        _refuse_many_jobs(shelf)
     listed = shelf.numbered(options.point)
-    check_reader_access(shelf, listed, plain_accepted=options.plain)
-    with terminal.stoppable(), _open(shelf, listed, options) as point:
-        _say_lost(point, terminal)
-        order = RestoreOrder(
-            point=point,
-            into=absolute(options.into),
-            paths=tuple(os.fsencode(path).strip(b"/") for path in options.paths),
-            existing=Existing(options.existing),
-            limit=options.limit,
-            helpers=0 if options.best_effort else None,  # they open points that are whole
-        )
-        code, result = _report(restore(order, terminal), listed, point, terminal)
+    likely = 0 if options.paths or options.best_effort or options.limit else helpers_likely(listed.file.length)
+    with terminal.stoppable(), Standby(likely) as standby:
+        if options.point is None:
+            _refuse_many_jobs(shelf)
+        check_reader_access(shelf, listed, plain_accepted=options.plain)
+        with _open(shelf, listed, options) as point:
+            _say_lost(point, terminal)
+            order = RestoreOrder(
+                point=point,
+                into=absolute(options.into),
+                paths=tuple(os.fsencode(path).strip(b"/") for path in options.paths),
+                existing=Existing(options.existing),
+                standby=standby,
+                limit=options.limit,
+                helpers=0 if options.best_effort else None,  # they open points that are whole
+            )
+            code, result = _report(restore(order, terminal), listed, point, terminal)
     if not options.best_effort and result["damaged_count"]:
         terminal.say(f"Perhaps more can be found: {BEST_EFFORT}")
     return max(code, _lost_code(point)), result | {"best_effort": options.best_effort, **_lost(point)}

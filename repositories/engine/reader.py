@@ -28,7 +28,7 @@ from keys.crypto_errors import KdfRefused, UnwrapFailed
 from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT
 from keys.crypto_slots import Slot, SlotKind, unwrap
 from repositories.engine import identities
-from repositories.engine.blocks import BlockReader, Content, Hole, Piece
+from repositories.engine.blocks import BlockReader, Content, Hole, Piece, T
 from repositories.engine.chains import check_place
 from repositories.engine.columns import Array
 from repositories.engine.container import Container
@@ -185,21 +185,26 @@ class Point:
 
         Raises CorruptFile, MissingFile, CannotUnwrap in the middle of it.
         """
+        for piece in self.pieces(entry):
+            if isinstance(piece, Hole):
+                yield from _zeros(piece.length)
+            else:
+                yield bytes(piece)
+
+    def pieces(self, entry: Entry) -> Content:
+        """The same in pieces, as read_many() gives them."""
         for _, pieces in self.read_many([entry]):
-            for piece in pieces:
-                if isinstance(piece, Hole):
-                    yield from _zeros(piece.length)
-                else:
-                    yield bytes(piece)
+            yield from pieces
 
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
-        """Each entry (any type) with its pieces, in the order given; blocks are opened ahead by threads.
+    def read_many(self, items: Iterable[T]) -> Iterator[tuple[T, Content]]:
+        """Each item (an entry of any type, or a group of files) with its pieces, in the order given; blocks are opened
+        ahead by threads.
 
-        Take all pieces of an entry before the next entry. Pieces are slices of an opened block: use or copy them before
-        going on. Damage is raised (CorruptFile, MissingFile, CannotUnwrap) while the pieces of an entry that it touches
-        are taken; the other entries go on. `entries` is consumed a little ahead of what is yielded.
+        Take all pieces of an item before the next one. Pieces are slices of an opened block: use or copy them before
+        going on. Damage is raised (CorruptFile, MissingFile, CannotUnwrap) while the pieces of an item that it touches
+        are taken; the others go on. `items` is consumed a little ahead of what is yielded.
         """
-        return self._blocks.read_many(entries)
+        return self._blocks.read_many(items)
 
     def blocks(self, addresses: Iterable[BlockAddress]) -> Iterator[tuple[BlockAddress, bytes | Exception]]:
         """Opened blocks in the order given, each with its content or the EngineError that it raised; prefetched."""

@@ -20,12 +20,14 @@ from pathlib import Path
 from repositories.engine.entries import Entry, is_below, order_key
 from repositories.engine.errors import DAMAGES, Cancelled, EngineError, NothingToRestore, OutOfSpace, text
 from repositories.engine.fidelity import LOSS_SENTENCES
+from repositories.engine.file_groups import FileGroup
 from repositories.engine.observer import Busy, Observer, Progress, Pulse
 from repositories.engine.order import FreeSpace
 from repositories.engine.pace import Limit, Pace
 from repositories.engine.reader import Point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
-from repositories.engine.restore_helpers import Helpers, helpers_worth
+from repositories.engine.restore_groups import GroupWriter
+from repositories.engine.restore_helpers import Helpers, Standby, helpers_worth
 from repositories.engine.restore_share import EVERYTHING, CommonList, Selection
 from repositories.engine.restore_walk import Walker, no_beat
 from repositories.engine.target import Existing, Target, open_into
@@ -49,6 +51,7 @@ class RestoreOrder:
     below: Path | None = None
     reserve: FreeSpace | None = None
     helpers: int | None = None  # further processes; None where the engine decides
+    standby: Standby = field(default_factory=Standby)  # those that were started already
     clock: Callable[[], float] = time.monotonic  # seconds; only paces the reports
     limit: Limit | None = None  # of the blocks that are read; one process does it all then
 
@@ -84,12 +87,12 @@ def restore(order: RestoreOrder, observer: Observer) -> Restored:
         run.check_room()
         try:
             run.entries()
+            run.folders()
         except EngineError as error:
             run.folders_after_stop()
             if isinstance(error, Cancelled):
                 raise Cancelled(STOPPED) from error
             raise
-        run.folders()
         return run.result()
 
 
@@ -119,7 +122,8 @@ class _Run:
         self._helpers = Helpers(self._failed)
         self._pulse = Pulse(observer, order.clock)
         self._writer = EntryWriter(target, self._tally, self._failed, self.beat)
-        self._walker = Walker(selection, self._writer, order.clock)
+        groups = GroupWriter(target, self._tally, self._writer, order.point.pieces)
+        self._walker = Walker(selection, self._writer, groups, order.clock)
         self._files_total: int | None = None
         self._bytes_total: int | None = None
         self._started_seconds = order.clock()
@@ -173,7 +177,8 @@ class _Run:
         numbers = self._selection.segment_numbers()
         count = self._helper_count(len(numbers))
         with self._helpers as helpers, closing(CommonList.of(numbers)) as common:
-            helpers.start(count, self._order.point, self._selection.paths, self._target, common)
+            processes = (self._order.standby.take() for _ in range(count))
+            helpers.start(processes, self._order.point, self._selection.paths, self._target, common)
             mine: list[int] = []
             self._walker.run(self._mine(common, mine))
             self._walker.run(self._of_others(sorted(set(numbers).difference(mine))))
@@ -187,17 +192,16 @@ class _Run:
             return 0
         return helpers_worth(order.point, segments) if order.helpers is None else order.helpers
 
-    def _mine(self, common: CommonList, mine: list[int]) -> Iterator[Entry]:
-        """Every entry of the segments that this process gets."""
+    def _mine(self, common: CommonList, mine: list[int]) -> Iterator[Entry | FileGroup]:
+        """Everything in the segments that this process gets."""
         for number in common:
             mine.append(number)
-            yield from self._walker.entries_of(number)
+            yield from self._walker.items_of(number)
 
     def _of_others(self, numbers: list[int]) -> Iterator[Entry]:
         """Of the segments that helpers got, what only this process does: hard links, and completing folders."""
         for number in numbers:
-            entries = self._walker.entries_of(number, reported=True)
-            yield from (entry for entry in entries if entry.hard_linked and not entry.is_directory)
+            yield from self._walker.left_by_others(number)
 
     def folders(self) -> None:
         self._walker.complete_folders(self._target, self.beat)

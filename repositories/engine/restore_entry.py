@@ -72,7 +72,7 @@ class EntryWriter:
         self._target = target
         self._tally = tally
         self._failed = failed
-        self._beat = beat
+        self.beat = beat
         self._fidelity = Fidelity(tally.losses)
         self._first_names: dict[tuple[int, int, int], FirstName] = {}
 
@@ -82,7 +82,7 @@ class EntryWriter:
         try:
             self._write(entry, pieces)
         except Skipped:
-            self._skip(entry)
+            self.skip([entry.size])
         except Blocked as error:
             self.report(Failure(entry.path, error.code, str(error)))
         except OSError as error:
@@ -90,7 +90,7 @@ class EntryWriter:
                 raise self._no_room() from error
             sentence = f"{text(entry.path)} could not be written: {error.strerror}."
             self.report(Failure(entry.path, "not-written", sentence))
-        self._beat()
+        self.beat()
 
     def passes_over(self, entry: Entry) -> bool:
         """Whether an entry is left alone because its name is taken: asked before its content is read."""
@@ -98,17 +98,18 @@ class EntryWriter:
             return False
         try:
             folder, name = self._target.parent_of(entry.path)
+            if not self._target.is_taken(folder, name):
+                return False
         except (Blocked, OSError):
             return False  # writing it will say why not
-        if name in folder.names:
-            self._skip(entry)
-            return True
-        return False
+        self.skip([entry.size])
+        return True
 
-    def _skip(self, entry: Entry) -> None:
-        self._tally.skipped += 1
-        self._tally.bytes_done += entry.size
-        self._beat()
+    def skip(self, sizes: list[int]) -> None:
+        """Count files of these sizes that are left alone."""
+        self._tally.skipped += len(sizes)
+        self._tally.bytes_done += sum(sizes)
+        self.beat()
 
     def complete_folder(self, entry: Entry) -> None:
         """Give a folder what its entry says, after everything in it is done."""
@@ -221,7 +222,7 @@ class EntryWriter:
     def _took(self, size_bytes: int) -> None:
         self._tally.bytes_done += size_bytes
         self._tally.bytes_written += size_bytes
-        self._beat()
+        self.beat()
 
     def report(self, failure: Failure, entries: int = 1) -> None:
         """Count and pass on a failure that concerns so many entries."""

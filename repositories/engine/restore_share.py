@@ -7,15 +7,21 @@ left to `repositories.engine.restore`.
 from __future__ import annotations
 
 import os
+import stat
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from repositories.engine.entries import Entry, is_below, order_key
 from repositories.engine.errors import DAMAGES
+from repositories.engine.file_groups import FileGroup, grouped
 from repositories.engine.reader import Point
+from repositories.engine.segments import HARD_LINKED
 
 EVERYTHING = (b"",)
+_IFMT, _IFDIR = np.uint32(0o170000), np.uint32(stat.S_IFDIR)
 _NUMBER = "I"
 
 
@@ -41,6 +47,20 @@ class Selection:
                     break
                 numbers.add(number)
         return sorted(numbers)
+
+    def items_of(self, number: int) -> Iterator[Entry | FileGroup]:
+        """The same, ordinary files in groups where the segment is wanted as a whole."""
+        row = self.point.root.segments[number]
+        if any(is_below(row.first, path) and is_below(row.last, path) for path in self.paths):
+            return grouped(self.point.segment(number))
+        return self.entries_of(number)
+
+    def shared_by_all(self, number: int) -> Iterator[Entry]:
+        """Of the wanted entries of one segment the folders, and the files with several names."""
+        segment = self.point.segment(number)
+        rows = np.flatnonzero((segment.mode & _IFMT == _IFDIR) | (segment.flags & np.uint32(HARD_LINKED) != 0))
+        entries = segment.entries_at(rows.tolist())
+        return entries if self._chosen is None else filter(self._is_wanted, entries)
 
     def entries_of(self, number: int) -> Iterator[Entry]:
         """The wanted entries of one segment. Raises CorruptFile, MissingFile, CannotUnwrap."""

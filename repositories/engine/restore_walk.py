@@ -1,54 +1,86 @@
-"""The common work of every process of a restore: entries of segments through the reader into the target."""
+"""The common work of every process of a restore: what is in segments through the reader into the target."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
 
 from repositories.engine.entries import Entry, order_key
 from repositories.engine.errors import DAMAGES, text
+from repositories.engine.file_groups import FileGroup
 from repositories.engine.restore_entry import EntryWriter, Failure
+from repositories.engine.restore_groups import GroupWriter
 from repositories.engine.restore_share import Selection
 from repositories.engine.target import Existing, Target
+
+Item = TypeVar("Item", bound=Entry | FileGroup)
 
 
 class Walker:
     """Restores entries in the order in which they come. `waited_seconds` is the time that content was waited for."""
 
-    def __init__(self, selection: Selection, writer: EntryWriter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, selection: Selection, writer: EntryWriter, groups: GroupWriter, clock: Callable[[], float]
+    ) -> None:
         self._selection = selection
         self._writer = writer
+        self._groups = groups
         self._clock = clock
         self.waited_seconds = 0.0
         self.folders: list[Entry] = []
 
-    def run(self, entries: Iterator[Entry]) -> None:
+    def run(self, items: Iterator[Entry | FileGroup]) -> None:
         """Write them; those that are skipped as existing are not read at all."""
-        clock, write = self._clock, self._writer.write
-        wanted = (entry for entry in entries if not self._writer.passes_over(entry))
+        clock, write, write_group = self._clock, self._writer.write, self._groups.write
         before = clock()
-        for entry, pieces in self._selection.point.read_many(wanted):
+        for item, pieces in self._selection.point.read_many(self._wanted(items)):
             self.waited_seconds += clock() - before
-            write(entry, pieces)
+            if isinstance(item, FileGroup):
+                write_group(item, pieces)
+            else:
+                write(item, pieces)
             before = clock()
 
-    def entries_of(self, number: int, *, reported: bool = False) -> Iterator[Entry]:
-        """The wanted entries of a segment; its folders are remembered. A segment that is damaged costs its own entries
-        only, and is reported, unless another process has done so.
+    def _wanted(self, items: Iterator[Entry | FileGroup]) -> Iterator[Entry | FileGroup]:
+        for item in items:
+            if isinstance(item, FileGroup):
+                if group := self._groups.without_existing(item):
+                    yield group
+            elif not self._writer.passes_over(item):
+                yield item
+
+    def items_of(self, number: int) -> Iterator[Entry | FileGroup]:
+        """What is wanted of a segment; its folders are remembered. A segment that is damaged costs its own entries
+        only, and is reported.
         """
         try:
-            for entry in self._selection.entries_of(number):
-                if entry.is_directory:
-                    self.folders.append(entry)
-                yield entry
+            yield from self._remembered(self._items_of(number))
         except DAMAGES as error:
-            if reported:
-                return
             row = self._selection.point.root.segments[number]
             sentence = (
                 f"The list of the {row.entries:,} entries from {text(row.first)} to {text(row.last)} cannot be read, "
                 f"so none of them was restored. {error}"
             )
             self._writer.report(Failure(row.first, error.code, sentence), entries=row.entries)
+
+    def left_by_others(self, number: int) -> Iterator[Entry]:
+        """Of a segment that another process restored, and reported, what it left: the files with several names. The
+        folders are remembered.
+        """
+        with suppress(*DAMAGES):
+            for entry in self._remembered(self._selection.shared_by_all(number)):
+                if not entry.is_directory:
+                    yield entry
+
+    def _items_of(self, number: int) -> Iterator[Entry | FileGroup]:
+        return self._selection.items_of(number) if self._groups.is_possible else self._selection.entries_of(number)
+
+    def _remembered(self, items: Iterator[Item]) -> Iterator[Item]:
+        for item in items:
+            if isinstance(item, Entry) and item.is_directory:
+                self.folders.append(item)
+            yield item
 
     def complete_folders(self, target: Target, beat: Callable[[], None]) -> None:
         """Give folders what their entries say, each after those inside it: those that were made here, those that had

@@ -1,8 +1,9 @@
 """A second process of one restore: takes segments from the common list, writes their entries, and reports.
 
-Started by `repositories.engine.restore_helpers` only, which hands down the order, with the file key, through stdin,
-and two descriptors: of the target and of the common list. Several processes and not several threads, because writing
-a small file is a handful of short calls of the system, and threads of one interpreter wait for each other at each.
+Started by `repositories.engine.restore_helpers` only, which hands over the order, with the file key, through stdin, a
+socket, and two descriptors with it: of the target and of the common list. Several processes and not several threads,
+because writing a small file is a handful of short calls of the system, and threads of one interpreter wait for each
+other at each.
 Left to the first process: hard links (each name must find the first one) and the metadata of folders (last of all).
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -22,15 +24,19 @@ import msgspec
 
 from repositories.engine.entries import Entry
 from repositories.engine.errors import EngineError, damaged
+from repositories.engine.file_groups import FileGroup
 from repositories.engine.observer import Progress, Pulse
+from repositories.engine.own_process import prepare
 from repositories.engine.reader import FileKey, open_point
 from repositories.engine.restore_entry import EntryWriter, Failure, Tally
+from repositories.engine.restore_groups import GroupWriter
 from repositories.engine.restore_share import CommonList, Selection
 from repositories.engine.restore_walk import Walker, no_beat
 from repositories.engine.target import Existing, Target
 
 STDIN, STDOUT = 0, 1
 LINE_BYTES_MAX = 256 << 20
+READ_BYTES = 1 << 16
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
@@ -42,8 +48,6 @@ class WorkerOrder(msgspec.Struct, frozen=True):
     paths: tuple[bytes, ...]
     existing: str
     fresh: bool
-    target_descriptor: int
-    list_descriptor: int
 
     def __repr__(self) -> str:
         return f"WorkerOrder({self.path!r})"
@@ -144,15 +148,22 @@ class Link:
         self.stopped = True
 
 
-def read_order() -> WorkerOrder | None:
-    """None where the first process ended before it said anything."""
-    line = b""
-    while not line.endswith(b"\n") and len(line) < LINE_BYTES_MAX and (part := os.read(STDIN, 1 << 16)):
-        line += part
-    return msgspec.json.decode(line, type=WorkerOrder) if line.endswith(b"\n") else None
+def read_order() -> tuple[WorkerOrder, int, int] | None:
+    """The order, and the descriptors of target and list. None where there was none for this process."""
+    stdin = socket.socket(fileno=STDIN)
+    try:
+        line, descriptors, _, _ = socket.recv_fds(stdin, READ_BYTES, 2)
+        while line and not line.endswith(b"\n") and len(line) < LINE_BYTES_MAX and (part := stdin.recv(READ_BYTES)):
+            line += part
+    finally:
+        stdin.detach()  # stays open: its end says when to stop
+    if not line.endswith(b"\n"):
+        return None
+    target, common = descriptors
+    return msgspec.json.decode(line, type=WorkerOrder), target, common
 
 
-def work(order: WorkerOrder) -> Finished | Broke:
+def work(order: WorkerOrder, target_descriptor: int, list_descriptor: int) -> Finished | Broke:
     """Do this process's share. Raises the engine's errors where there is nothing yet that was done."""
     tally = Tally()
     link = Link(tally)
@@ -161,15 +172,16 @@ def work(order: WorkerOrder) -> Finished | Broke:
     secret = FileKey(order.file_key) if order.file_key is not None else None
     with (
         open_point(Path(os.fsdecode(order.path)), secret) as point,
-        Target(order.target_descriptor, Existing(order.existing), fresh=order.fresh) as target,
+        Target(target_descriptor, Existing(order.existing), fresh=order.fresh) as target,
     ):
         if point.seal_hash != order.seal_hash:
             raise damaged(point.path, "seal", "the file was exchanged while it was restored")
         writer = EntryWriter(target, tally, link.failed, lambda: pulse.beat(lambda: Progress("restore")))
-        walker = Walker(Selection(point, order.paths), writer, time.monotonic)
+        groups = GroupWriter(target, tally, writer, point.pieces)
+        walker = Walker(Selection(point, order.paths), writer, groups, time.monotonic)
         link.walker = walker
         try:
-            walker.run(_mine(walker, CommonList(order.list_descriptor)))
+            walker.run(_mine(walker, CommonList(list_descriptor)))
         except EngineError as error:
             walker.complete_folders(target, no_beat)
             return Broke(error.code, error.sentence, error.fields, walker.incomplete(target))
@@ -177,17 +189,20 @@ def work(order: WorkerOrder) -> Finished | Broke:
         return Finished(list(target.created), list(target.found.items()), tally.losses.counts, tally.losses.first_paths)
 
 
-def _mine(walker: Walker, common: CommonList) -> Iterator[Entry]:
+def _mine(walker: Walker, common: CommonList) -> Iterator[Entry | FileGroup]:
     for number in common:
-        yield from (entry for entry in walker.entries_of(number) if not entry.hard_linked or entry.is_directory)
+        for item in walker.items_of(number):
+            if isinstance(item, FileGroup) or not item.hard_linked or item.is_directory:
+                yield item
 
 
 def main() -> int:
+    prepare()
     order = read_order()
     with suppress(BrokenPipeError):  # the first process is gone, and what it cannot hear is not said
         try:
             if order is not None:
-                send(work(order))
+                send(work(*order))
         except EngineError as error:
             send(Broke(error.code, error.sentence, error.fields))
             return 2

@@ -107,13 +107,19 @@ class Segment:
 
     def entries(self, start: int = 0, end: int | None = None) -> Iterator[Entry]:
         stop = len(self) if end is None else end
-        part = slice(start, stop)
+        return self._entries(range(start, stop), slice(start, stop), self.names[start:stop])
+
+    def entries_at(self, rows: list[int]) -> Iterator[Entry]:
+        """The entries of these rows, in the order given."""
+        return self._entries(rows, np.array(rows, np.int64), [self.names[row] for row in rows])
+
+    def _entries(self, numbers: Sequence[int], part: slice | Array, names: list[bytes]) -> Iterator[Entry]:
         starts = self.chunk_starts().tolist()
         folders, devices = self.folders, self.devices
         rows = zip(
-            range(start, stop),
+            numbers,
             self.folder[part].tolist(),
-            self.names[part],
+            names,
             self.mode[part].tolist(),
             self.flags[part].tolist(),
             self.uid[part].tolist(),

@@ -4,7 +4,8 @@ there already.
 A path is taken apart and each component checked; then folders are opened one by one, each relative to its parent's
 descriptor and without following symbolic links, so that neither a hostile backup nor a link planted in the target
 leads outside. Content gets a temporary name in its own folder and is published under its name when it is complete;
-publishing never replaces anything unless that was asked for.
+publishing never replaces anything unless that was asked for. Small files have a way of their own, with a mark instead
+of a temporary name (`repositories.engine.target_unfinished`).
 
 What an entry's owner, mode and times become is decided in `repositories.engine.fidelity`, what is restored and in
 which order in `repositories.engine.restore`.
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from repositories.engine.errors import BadTarget, text
 from repositories.engine.target_names import Blocked, components, free_name, rename_without_replacing
+from repositories.engine.target_unfinished import is_unfinished
 
 FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -48,16 +50,18 @@ class Folder:
     """An open folder of the target: its path in the backup, its descriptor, and the names that stand in it.
 
     `owner_of_new` is (user, group) of files that are made in it, known after the first: a setgid folder and some file
-    systems give new files a group of their own. While `held` it stays open, whatever else is opened.
+    systems give new files a group of their own. `shows_unfinished` is whether a file that is made in it keeps the mark
+    of one that is not complete, None until one was made. While `held` it stays open, whatever else is opened.
     """
 
-    __slots__ = ("_names", "descriptor", "held", "owner_of_new", "path")
+    __slots__ = ("_names", "descriptor", "held", "owner_of_new", "path", "shows_unfinished")
 
     def __init__(self, path: bytes, descriptor: int, names: set[bytes] | None) -> None:
         self.path = path
         self.descriptor = descriptor
         self._names = names
         self.owner_of_new: tuple[int, int] | None = None
+        self.shows_unfinished: bool | None = None
         self.held = False
 
     @property
@@ -149,7 +153,8 @@ class Target:
             self.found[path] = os.fstat(descriptor).st_mtime_ns
         if len(self._open) >= OPEN_FOLDERS_MAX:
             self._close_oldest()
-        folder = Folder(path, descriptor, set() if created else None)
+        is_ours = self.fresh or path in self.created  # then nothing stands in it that we do not know or may replace
+        folder = Folder(path, descriptor, set() if is_ours else None)
         self._open[path] = folder
         return folder
 
@@ -179,11 +184,23 @@ class Target:
 
     # Everything else
 
+    def is_taken(self, folder: Folder, name: bytes) -> bool:
+        """Whether something has the name. A file that a killed restore left unfinished is removed and counts as
+        nothing.
+        """
+        if name not in folder.names:
+            return False
+        if self.fresh or not is_unfinished(folder.descriptor, name):
+            return True
+        self.discard(folder, name)
+        folder.names.discard(name)
+        return False
+
     def place(self, folder: Folder, name: bytes) -> None:
         """Raises Skipped when the name is taken and stays so; asked before content is read, so that a skipped file
         costs nothing.
         """
-        if self.existing is Existing.SKIP and name in folder.names:
+        if self.is_taken(folder, name) and self.existing is Existing.SKIP:
             raise Skipped
 
     def temporary_name(self) -> bytes:

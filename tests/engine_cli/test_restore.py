@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from repositories.engine import restore as restore_module
 from repositories.engine import target
 from repositories.engine.backup import write_backup
 from repositories.engine.errors import BadTarget, Cancelled, NothingToRestore, OutOfSpace
@@ -18,6 +19,8 @@ from repositories.engine.observer import Progress, Silent
 from repositories.engine.order import BackupOrder, FreeSpace, Kind, Level
 from repositories.engine.reader import Point, open_point
 from repositories.engine.restore import Restored, RestoreOrder, restore
+from repositories.engine.restore_entry import Failure
+from repositories.engine.restore_helpers import Helpers, Process, Standby
 from repositories.engine.restore_share import CommonList, Selection
 from repositories.engine.target import Existing
 from tests.engine_cli.conftest import Facts, read_facts
@@ -143,7 +146,7 @@ def test_starting_a_stopped_restore_again_ends_with_the_same_tree(tmp_path: Path
     for helpers in (0, 1):
         into = tmp_path / str(helpers)
         with pytest.raises(Cancelled):
-            run(written, into, helpers=helpers, observer=Watching(stop_after=1_500), clock=ticking())
+            run(written, into, helpers=helpers, observer=Watching(stop_after=100), clock=ticking())
         assert run(written, into, helpers=helpers).failed_count == 0
         found, expected = read_facts(into / many.relative_to("/")), read_facts(many)
         shared = b"one of many names"  # which of a file's names were restored by which run is not remembered
@@ -155,16 +158,42 @@ def test_starting_a_stopped_restore_again_ends_with_the_same_tree(tmp_path: Path
 
 def test_a_stop_reaches_helpers_and_leaves_no_unfinished_file(tmp_path: Path, many: Path, written: Path) -> None:
     with pytest.raises(Cancelled):
-        run(written, tmp_path / "into", helpers=1, observer=Watching(stop_after=50), clock=ticking())
+        run(written, tmp_path / "into", helpers=1, observer=Watching(stop_after=30), clock=ticking())
     found = [name for _, _, names in os.walk(tmp_path / "into") for name in names]
     assert len(found) < FILES
     assert not [name for name in found if name.startswith(".backupsite")]
 
 
-def test_folders_of_a_stopped_restore_are_completed(tmp_path: Path, many: Path, written: Path) -> None:
-    """So that starting it again with existing files skipped ends with the right modes and times."""
+def test_folders_of_a_helper_that_was_done_before_the_stop_are_completed(
+    tmp_path: Path, many: Path, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper does everything; the stop comes when that was heard, and not yet taken over."""
+    made: list[Helpers] = []
+
+    class Heard(Silent):
+        def cancelled(self) -> bool:
+            return any(helper.finished for helper in made[0]._helpers)
+
+    def make(failed: Callable[[Failure], None]) -> Helpers:
+        made.append(Helpers(failed))
+        return made[0]
+
+    monkeypatch.setattr(restore_module, "Helpers", make)
+    monkeypatch.setattr(CommonList, "__iter__", lambda common: iter(()))
     with pytest.raises(Cancelled):
-        run(written, tmp_path / "into", helpers=0, observer=Watching(stop_after=250), clock=ticking())
+        run(written, tmp_path / "into", helpers=1, observer=Heard(), clock=ticking())
+    place = tmp_path / "into" / many.relative_to("/")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in place.iterdir()}
+    assert modes == {path.name: stat.S_IMODE(path.stat().st_mode) for path in many.iterdir()}
+
+
+@pytest.mark.parametrize("reports", [30, 250])
+def test_folders_of_a_stopped_restore_are_completed(tmp_path: Path, many: Path, written: Path, reports: int) -> None:
+    """So that starting it again with existing files skipped ends with the right modes and times. A late stop falls
+    into the completing itself.
+    """
+    with pytest.raises(Cancelled):
+        run(written, tmp_path / "into", helpers=0, observer=Watching(stop_after=reports), clock=ticking())
     place = tmp_path / "into" / many.relative_to("/")
     made = sorted(os.listdir(place))
     assert made
@@ -275,6 +304,28 @@ def test_a_closed_list_gives_each_number_once() -> None:
     assert sorted(taken) == list(range(1_000))
     common.close()
     other.close()
+
+
+def test_processes_that_stood_by_take_part(tmp_path: Path, written: Path) -> None:
+    with Standby(2) as standby:
+        restored = run(written, tmp_path / "into", helpers=1, standby=standby)
+        assert len(standby.processes) == 1
+    assert (restored.files, restored.links, restored.failed_count) == (FILES, 8, 0)
+
+
+def test_processes_that_stood_by_for_nothing_are_ended() -> None:
+    with pytest.raises(NothingToRestore), Standby(1) as standby:
+        (waiting,) = standby.processes
+        assert Path(f"/proc/{waiting.number}").exists()
+        raise NothingToRestore("the password was wrong")
+    assert not Path(f"/proc/{waiting.number}").exists()
+
+
+def test_a_process_without_an_order_ends_when_nobody_is_left_to_give_one() -> None:
+    process = Process()
+    process.stdin.close()
+    assert process.stdout.read() == b""  # its end
+    process.end()
 
 
 def test_no_key_is_shown(tmp_path: Path, tree: Path) -> None:
