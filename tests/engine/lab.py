@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import pytest
+
 from keys.crypto_password import KdfParameters, derive_kek
 from keys.crypto_slots import PasswordRecipient
+from repositories.engine import read_ahead, small_files
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, ParentPoint, Written, write_backup
 from repositories.engine.entries import Entry, EntryType
 from repositories.engine.observer import Progress
@@ -33,6 +36,12 @@ def recipient(password: str = "correct horse") -> PasswordRecipient:
     salt = hashlib.sha256(password.encode()).digest()[:16]
     kek = derive_kek(password.encode(), salt=salt, parameters=CHEAP)
     return PasswordRecipient(uuid4(), 1, salt, CHEAP, kek, hint=f"hint of {password}")
+
+
+def end_segments_often(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
+    """Segments of about so many entries. Where they end concerns the writer only, which does it all in this process."""
+    monkeypatch.setattr(small_files, "BOUNDARY_MODULUS", entries)
+    monkeypatch.setattr(read_ahead, "_WORTH_ENTRIES", 1 << 30)
 
 
 class Recorder:

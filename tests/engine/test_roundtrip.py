@@ -8,12 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from repositories.engine import manifest, small_files
+from repositories.engine import manifest
 from repositories.engine.backup import Kind
 from repositories.engine.entries import EntryType
 from repositories.engine.errors import NothingToRestore
 from repositories.engine.reader import Hole
-from tests.engine.lab import Chain, Recorder, content_of, facts_in_point, facts_on_disk, inside, paths, write_tree
+from tests.engine.lab import (
+    Chain,
+    Recorder,
+    content_of,
+    end_segments_often,
+    facts_in_point,
+    facts_on_disk,
+    inside,
+    paths,
+    write_tree,
+)
 
 MIB = 1024 * 1024
 
@@ -33,7 +43,7 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path, source: Path) -> Chain
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of about 32 entries, so that a thousand files make many."""
-    monkeypatch.setattr(small_files, "BOUNDARY_MODULUS", 32)
+    end_segments_often(monkeypatch, 32)
     monkeypatch.setattr(manifest, "MAX_ENTRIES", 500)
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from repositories.engine import small_files, storing, writer
+from repositories.engine import storing, writer
 from repositories.engine.backup import CheckpointInterval
 from repositories.engine.errors import CannotUnwrap, CorruptFile, EngineError, MissingFile
 from repositories.engine.layout import BODY_OFFSET, RECORD_HEADER_BYTES, TRAILER_BYTES, ItemKind
@@ -19,7 +19,7 @@ from repositories.engine.records import found_records, whole_records
 from repositories.engine.restore import Restored, RestoreOrder, restore
 from repositories.engine.salvage import SalvagedPoint, open_best_effort
 from repositories.engine.settling import settle
-from tests.engine.lab import NO_RESERVE, Chain, Recorder, inside, later, recipient, write_tree
+from tests.engine.lab import NO_RESERVE, Chain, Recorder, end_segments_often, inside, later, recipient, write_tree
 
 OFTEN = CheckpointInterval(bytes=60_000, seconds=3600.0)
 Truth = dict[bytes, bytes]
@@ -28,7 +28,7 @@ Truth = dict[bytes, bytes]
 @pytest.fixture(autouse=True)
 def many_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where segments end concerns the writer only: here often, so that a small tree has many."""
-    monkeypatch.setattr(small_files, "BOUNDARY_MODULUS", 6)
+    end_segments_often(monkeypatch, 6)
     monkeypatch.setattr(storing, "_BATCH_ENTRIES", 10)
 
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from repositories.engine import manifest, storing, writer
+from repositories.engine import storing, writer
 from repositories.engine.backup import CheckpointInterval
 from repositories.engine.errors import Cancelled, Interrupted
 from repositories.engine.layout import ItemKind
@@ -24,6 +24,7 @@ from tests.engine.lab import (
     NO_RESERVE,
     Chain,
     Recorder,
+    end_segments_often,
     facts_in_point,
     facts_on_disk,
     inside,
@@ -39,7 +40,7 @@ POINTS = 4
 @pytest.fixture(autouse=True)
 def beat_by_beat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repositories.engine.observer.PROGRESS_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(manifest, "BOUNDARY_MODULUS", 6)
+    end_segments_often(monkeypatch, 6)
     monkeypatch.setattr(storing, "_BATCH_ENTRIES", 10)
 
 

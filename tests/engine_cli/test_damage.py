@@ -13,11 +13,10 @@ import pytest
 
 from keys import crypto_argon2_child
 from keys.crypto_errors import KdfFailed
-from repositories.engine import small_files
 from repositories.engine.cli import main
 from repositories.engine.layout import HEAD_A_OFFSET, HEAD_B_OFFSET, ItemKind
 from repositories.engine.reader import Password, open_point
-from tests.engine.lab import Chain, write_tree
+from tests.engine.lab import Chain, end_segments_often, write_tree
 from tests.engine_cli.conftest import Engine, Facts, files_of, refused, restored_at
 
 FactsOf = Callable[[Path], Facts]
@@ -98,7 +97,7 @@ def test_without_a_root_a_part_comes_out_and_is_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Many segments, and a damaged root: an incremental gives what it sealed itself, and exit code 2."""
-    monkeypatch.setattr(small_files, "BOUNDARY_MODULUS", 6)
+    end_segments_often(monkeypatch, 6)
     write_tree(tmp_path / "source", {f"{number}": b"%d" % number for number in range(200)})
     chain = Chain(tmp_path / "repository", tmp_path / "source", ())
     chain.write()
