@@ -135,14 +135,14 @@ def unfinished(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_questions_are_asked_between_all_parts(chain: Chain, tmp_path: Path) -> None:
-    """At least one for every segment, block and point that is gone through."""
+    """At least one for every segment, block, group of files and point that is gone through."""
     segments = segments_of(chain)
     assert segments >= 4
     runs: dict[str, tuple[int, Callable[[Recorder], object]]] = {
         "verify": (segments, lambda observer: verify_newest(chain, observer)),
-        "restore": (120, lambda observer: restore_into(chain, tmp_path / "into", observer)),
+        "restore": (segments, lambda observer: restore_into(chain, tmp_path / "into", observer)),
         "count": (
-            120 // 4,
+            segments // 4,
             lambda observer: restore_into(chain, tmp_path / "some", observer, inside(chain.source, "1")),
         ),
         "merge": (POINTS + segments, lambda observer: merge(merge_order(chain), observer)),
