@@ -25,7 +25,7 @@ from repositories.engine.layout import (
 )
 from repositories.engine.reader import FileKey, Point, open_point
 from repositories.engine.verify import verify
-from tests.engine.lab import Chain, Recorder, facts_in_point, facts_on_disk, write_tree
+from tests.engine.lab import Chain, Recorder, end_segments_often, facts_in_point, facts_on_disk, write_tree
 
 PADDING_STEP = 32
 
@@ -59,7 +59,8 @@ class SmallFile:
 
 
 @pytest.fixture(params=["encrypted", "plain"])
-def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Chain:
+def chain(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    end_segments_often(monkeypatch, 1 << 32)  # never: there is to be one
     write_tree(tmp_path / "source", {"a": b"content of a" * 20, "folder/b": b"content of b" * 20})
     passwords = ("correct horse",) if request.param == "encrypted" else ()
     return Chain(tmp_path / "repository", tmp_path / "source", passwords)
