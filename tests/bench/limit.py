@@ -14,8 +14,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from repositories.engine.sealing import ZSTD_LEVELS, Level, pack_payload
 
 BATCH_BYTES = 4 << 20
 THREADS = 2
@@ -61,9 +66,7 @@ def extents(descriptor: int) -> Iterator[tuple[int, int]]:
 class Writing:
     """Batches taken by whichever thread is free, each written behind the ones before."""
 
-    def __init__(self, packed: int, out: int, level: int | None) -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+    def __init__(self, packed: int, out: int, level: Level) -> None:
         self._packed, self._out, self._level = packed, out, level
         self._size = os.fstat(packed).st_size
         self._cipher = AESGCM(os.urandom(32))
@@ -71,12 +74,9 @@ class Writing:
         self._next = self._end = 0
 
     def work(self) -> None:
-        from backports import zstd
-
         while (number := self._take()) is not None:
             raw = os.pread(self._packed, BATCH_BYTES, number * BATCH_BYTES)
-            sent = zstd.compress(raw, self._level) if self._level is not None else raw
-            sealed = self._cipher.encrypt(number.to_bytes(12, "big"), sent, b"")
+            sealed = self._cipher.encrypt(number.to_bytes(12, "big"), pack_payload(raw, self._level), b"")
             with self._lock:
                 offset, self._end = self._end, self._end + len(sealed)
             os.pwrite(self._out, sealed, offset)
@@ -88,15 +88,11 @@ class Writing:
 
 
 def write(packed: Path, out: Path, level: str) -> None:
-    from repositories.engine.sealing import ZSTD_LEVELS
-
     with packed.open("rb") as source, out.open("wb") as target:
         writing = Writing(source.fileno(), target.fileno(), ZSTD_LEVELS[level or usual_level()])
-        threads = [threading.Thread(target=writing.work) for _ in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for done in [pool.submit(writing.work) for _ in range(THREADS)]:
+                done.result()
         os.fsync(target.fileno())
 
 
