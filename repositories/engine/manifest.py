@@ -1,9 +1,8 @@
 """The manifest of a point: its root, and where its segments end.
 
-A segment ends after an entry whose path says so: the first 4 bytes (little-endian) of BLAKE3 keyed with
-HKDF(chain key, info = "backupsite 1|boundaries") over the path are 0 modulo 2,048; or after 8,000 entries, or after
-100,000 chunks. So an insertion changes one segment, and unchanged ones are shared with the parent's. What is inside a
-segment is decided in segments.py.
+A segment ends behind an entry whose path says so (small_files.is_boundary), or behind 8,000 entries, or 100,000 chunks.
+So an insertion changes one segment, and unchanged ones are shared with the parent's. What is inside a segment is
+decided in segments.py.
 
 Raw content of the ROOT item, MessagePack arrays in the order of the fields of Root, Facts, SegmentRow and RunRow here.
 A field with a default may be missing at the end of its array; what follows the fields known here is passed over.
