@@ -51,11 +51,11 @@ types: setup-dev
 ci:
 	@.ci/run
 
-# Pin what the three .in files ask for, with hashes and without the names of hosts.
+# Pin what the four .in files ask for, with hashes and without the names of hosts.
 PIN := --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --upgrade --quiet
 
 pins: setup-dev
 	@$(BIN)/python -m pip install --quiet uv
-	@for name in requirements requirements-recover requirements-dev; do \
+	@for name in requirements requirements-recover requirements-kmip requirements-dev; do \
 		$(BIN)/uv pip compile $(PIN) "$$name.in" -o "$$name.txt" || exit 1; \
 	done

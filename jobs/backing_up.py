@@ -34,16 +34,16 @@ from jobs.models import Encryption, Job, Session, State
 from jobs.outcome import Outcome, SessionFailed, failure, note
 from jobs.planning import Plan, PlanRefused, plan
 from jobs.protocol import BackupRequest, End, Failed, Request, Written
+from jobs.recipients import recipients_of
 from jobs.session_log import SessionLog
 from jobs.situation import situation_of
 from jobs.targets import is_within
 from keys.crypto_sealed import CannotOpenSealed
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_slots import kind_of
 from keys.models import PasswordVersion
-from keys.passwords import costs_of, kek_of
 from keys.sealing import check_vouched_row
 from keys.signing import private_bytes
-from repositories.catalogue import Recipient, RepositoryAway, SealedFile, holds_chains, instant, register
+from repositories.catalogue import RepositoryAway, SealedFile, SlotFor, holds_chains, instant, register
 from repositories.models import Chain, Kind, Repository, RestorePoint
 from repositories.reading import file_key_of
 
@@ -87,12 +87,12 @@ def after(session: Session, log: SessionLog) -> None:
 def _job_of(session: Session) -> Job:
     if session.job_id is None:
         raise SessionFailed("job-gone", "The job was deleted before its session began.")
-    return Job.objects.select_related("repository", "password", "proxy").get(pk=session.job_id)
+    return Job.objects.select_related("repository", "password", "kms_key__server", "proxy").get(pk=session.job_id)
 
 
 def _check_protection(job: Job) -> None:
     try:
-        check_vouched_row(job, "protection_proof", job.protection())
+        check_vouched_row(job, "protection_proof")
     except CannotOpenSealed as error:
         message = (
             f"The encryption settings of {job.name} are not the ones that were saved in this console, or the instance "
@@ -150,7 +150,7 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
     newest = chain.newest() if chain else None
     with keys_in_reach():
         parent_key = file_key_of(newest) if newest else None
-        recipients = _recipients(job)
+        recipients = recipients_of(job)
         signer = private_bytes()
     return BackupRequest(
         root=os.fsencode(job.repository.path),
@@ -172,22 +172,6 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
         job_name=job.name,
         signer=signer,
     )
-
-
-def _recipients(job: Job) -> tuple[PasswordRecipient, ...]:
-    if job.encryption == Encryption.OFF:
-        return ()
-    assert job.password is not None
-    version = job.password.newest()
-    recipient = PasswordRecipient(
-        record=job.password.uuid,
-        version=version.number,
-        salt=bytes(version.salt),
-        parameters=costs_of(version),
-        kek=kek_of(version),
-        hint=job.password.hint,
-    )
-    return (recipient,)
 
 
 def _next_sequence(chain: Chain | None) -> int:
@@ -296,7 +280,7 @@ def _chain_of(session: Session, request: BackupRequest, claimed: dict[str, Any])
     chain = Chain.objects.filter(uuid=request.chain_id).first()
     if chain is None:
         repository = Repository.objects.get(uuid=claimed["repository_uuid"])
-        chain = make_chain(session.job, request.chain_id, repository, session.job_name, bool(request.recipients))
+        chain = make_chain(session.job, request.chain_id, repository, session.job_name, bool(request.recipients.all()))
     return chain
 
 
@@ -314,7 +298,7 @@ def _sealed_file(request: BackupRequest, written: Written) -> SealedFile:
         files=written.files,
         seal_hash=written.seal_hash,
         head_generation=written.head_generation,
-        recipients=tuple(Recipient(r.record, r.version) for r in request.recipients),
+        recipients=tuple(SlotFor(r.record, r.version, kind_of(r).name.lower()) for r in request.recipients.all()),
         file_key=written.file_key,
     )
 

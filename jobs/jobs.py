@@ -84,7 +84,7 @@ def save_job(job: Job, *, expected_version: int | None, digest: str) -> Job:
         row.schedule_since = now
     row.version += 1 if job.pk else 0
     row.save()
-    row.protection_proof = vouch_for(row, "protection_proof", row.protection())
+    row.protection_proof = vouch_for(row, "protection_proof")
     row.save(update_fields=["protection_proof"])
     return row
 

@@ -14,7 +14,7 @@ from django.db import models
 from django.db.models import Q
 
 from backupsite.roles import AnyUser, visible
-from keys.models import PasswordRecord
+from keys.models import KmsKey, PasswordRecord
 from repositories.models import Chain, Kind, Repository, RestorePoint
 
 
@@ -47,6 +47,7 @@ class Proxy(models.Model):
 class Encryption(models.TextChoices):
     OFF = "off", "Not encrypted"
     PASSWORD = "password", "With a password"
+    KMS = "kms", "With a key management server"
 
 
 class Level(models.TextChoices):
@@ -79,6 +80,17 @@ class Job(models.Model):
     level = models.CharField(max_length=8, choices=Level.choices, default=Level.FAST)
     encryption = models.CharField(max_length=8, choices=Encryption.choices, default=Encryption.PASSWORD)
     password = models.ForeignKey(PasswordRecord, null=True, blank=True, on_delete=models.PROTECT, related_name="jobs")
+    kms_key = models.ForeignKey(KmsKey, null=True, blank=True, on_delete=models.PROTECT, related_name="jobs")
+    strict_custody = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Of a KMS job: no file key is kept here; whoever reads asks the server.",
+    )
+    ask_password = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Of a password job: a restore or download asks for the password again.",
+    )
     encryption_off_reason = models.CharField(max_length=200, blank=True)
     protection_proof = models.BinaryField(null=True, help_text="The console's proof that it wrote `protection()`.")
     schedule_kind = models.CharField(max_length=8, choices=ScheduleKind.choices, default=ScheduleKind.MANUAL)
@@ -97,13 +109,19 @@ class Job(models.Model):
 
     objects = JobQuerySet.as_manager()
 
+    VOUCHED = {"protection_proof": lambda row: row.protection()}
+
     class Meta:
         ordering = ["name"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(encryption=Encryption.OFF, password=None)
-                | Q(encryption=Encryption.PASSWORD, password__isnull=False),
-                name="an_encrypted_job_has_a_password",
+                condition=Q(encryption=Encryption.OFF, password=None, kms_key=None)
+                | Q(encryption=Encryption.PASSWORD, password__isnull=False, kms_key=None)
+                | Q(encryption=Encryption.KMS, password=None, kms_key__isnull=False),
+                name="an_encrypted_job_has_a_key",
+            ),
+            models.CheckConstraint(
+                condition=Q(strict_custody=False) | Q(encryption=Encryption.KMS), name="strict_custody_needs_a_kms"
             ),
             models.CheckConstraint(condition=Q(keep_points__gte=1), name="a_job_keeps_a_point"),
         ]
@@ -119,6 +137,7 @@ class Job(models.Model):
             "job": str(self.uuid),
             "encryption": self.encryption,
             "password": str(self.password.uuid) if self.password else None,
+            **({"kms_key": str(self.kms_key.uuid), "strict_custody": self.strict_custody} if self.kms_key else {}),
         }
 
     def current_chain(self) -> Chain | None:
@@ -187,6 +206,8 @@ class SessionKind(models.TextChoices):
     RESTORE = "restore", "restore"
     VERIFY = "verify", "verify"
     PRUNE = "prune", "prune"
+    REWRAP = "rewrap", "rewrap"
+    KMS_POLL = "kms-poll", "poll of a KMS"
 
 
 class State(models.TextChoices):
@@ -262,6 +283,8 @@ class Session(models.Model):
     warnings = models.PositiveIntegerField(default=0)
 
     objects = SessionQuerySet.as_manager()
+
+    SEALED = {"order_sealed": lambda row: (row.uuid,)}
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -360,6 +383,8 @@ class Question(models.Model):
     state = models.CharField(max_length=8, choices=QuestionState.choices, default=QuestionState.ASKED)
     question_sealed = models.BinaryField()
     answer_sealed = models.BinaryField(null=True)
+
+    SEALED = {"question_sealed": lambda row: (row.uuid,), "answer_sealed": lambda row: (row.uuid,)}
 
     def __str__(self) -> str:
         return f"question to {self.proxy}"

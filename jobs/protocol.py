@@ -13,14 +13,28 @@ from uuid import UUID
 
 import msgspec
 
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import KmsRecipient, PasswordRecipient, Recipient, RecoveryRecipient
 
 GIB = 1024**3
 
 
 @dataclass(frozen=True)
+class Recipients:
+    """Who a file is wrapped for, kind by kind; none at all means plain."""
+
+    passwords: tuple[PasswordRecipient, ...] = ()
+    kms: tuple[KmsRecipient, ...] = ()
+    recovery: tuple[RecoveryRecipient, ...] = ()
+
+    def all(self) -> tuple[Recipient, ...]:
+        return (*self.passwords, *self.kms, *self.recovery)
+
+
+@dataclass(frozen=True)
 class BackupRequest:
-    """One restore point to be written; `recipients` empty means plain."""
+    """One restore point to be written. `unfinished_key` is the file key of an unfinished file of the chain, where a KMS
+    opened it.
+    """
 
     root: bytes
     chain_id: UUID
@@ -34,12 +48,13 @@ class BackupRequest:
     exclude: tuple[str, ...]
     never: tuple[bytes, ...]
     level: str
-    recipients: tuple[PasswordRecipient, ...]
+    recipients: Recipients
     parent_id: UUID | None
     parent_path: bytes | None
     parent_key: bytes | None = field(repr=False)
     job_name: str
     signer: bytes | None = field(default=None, repr=False)  # the console's raw Ed25519 private key
+    unfinished_key: bytes | None = field(default=None, repr=False)
     reserve_bytes: int = GIB
     reserve_share: float = 0.02
 

@@ -59,13 +59,13 @@ def remove_old() -> None:
 
 
 def question_of(question: Question) -> tuple[str, dict[str, Any]]:
-    content = json.loads(unseal_for(question, "question_sealed", question.uuid))
+    content = json.loads(unseal_for(question, "question_sealed"))
     return content["kind"], content["params"]
 
 
 def store_answer(question: Question, state: QuestionState, answer: dict[str, Any]) -> None:
     """Store an answer, or with state FAILED a refusal (code, params, message), unless the asker has left."""
-    sealed = seal_for(question, "answer_sealed", json.dumps(answer).encode(), question.uuid)
+    sealed = seal_for(question, "answer_sealed", json.dumps(answer).encode())
     Question.objects.filter(pk=question.pk, state=QuestionState.ASKED).update(state=state, answer_sealed=sealed)
 
 
@@ -73,7 +73,7 @@ def _put(proxy: Proxy, kind: str, params: dict[str, Any], by: User | None) -> Qu
     with transaction.atomic():
         question = Question.objects.create(proxy=proxy, asked_by=by, question_sealed=b"")
         content = json.dumps({"kind": kind, "params": params}).encode()
-        question.question_sealed = seal_for(question, "question_sealed", content, question.uuid)
+        question.question_sealed = seal_for(question, "question_sealed", content)
         question.save(update_fields=["question_sealed"])
         async_task("jobs.tasks.answer_question", question.pk, cluster=f"{proxy.cluster}.quick")
     return question
@@ -94,7 +94,7 @@ def _wait(question: Question, proxy: Proxy, timeout_seconds: float) -> dict[str,
 
 
 def _read(question: Question) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(unseal_for(question, "answer_sealed", question.uuid))
+    answer: dict[str, Any] = json.loads(unseal_for(question, "answer_sealed"))
     if question.state == QuestionState.FAILED:
         raise Refused(answer["code"], answer["params"], answer["message"])
     return answer

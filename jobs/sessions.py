@@ -101,7 +101,7 @@ def start_restore(point: RestorePoint, *, by: User | None, paths: list[bytes], i
     with transaction.atomic():
         session = _start_reader(point, SessionKind.RESTORE, by, {"existing": existing, "paths": len(paths)})
         order = {"paths": [base64.b64encode(p).decode() for p in paths], "into": into, "existing": existing}
-        session.order_sealed = seal_for(session, "order_sealed", json.dumps(order).encode(), session.uuid)
+        session.order_sealed = seal_for(session, "order_sealed", json.dumps(order).encode())
         session.save(update_fields=["order_sealed"])
         record_for(
             by, "restore requested", point, after={"session": str(session.uuid), "paths": len(paths), "into": into}
@@ -122,7 +122,7 @@ def start_verify(point: RestorePoint, *, by: User | None, depth: str = "quick") 
 
 def selection_of(session: Session) -> Selection:
     """Open the sealed order of a restore session. Raises keys.crypto_sealed.CannotOpenSealed."""
-    order = json.loads(unseal_for(session, "order_sealed", session.uuid))
+    order = json.loads(unseal_for(session, "order_sealed"))
     return Selection(tuple(base64.b64decode(p) for p in order["paths"]), order["into"], order["existing"])
 
 

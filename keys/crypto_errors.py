@@ -45,3 +45,15 @@ class BadPassword(CryptoError):
     """A password that cannot be used: empty, or not text."""
 
     code = "bad-password"
+
+
+class BadPublicKey(CryptoError):
+    """A key of a KMS or of a recovery pair that is not what the format allows, or damaged."""
+
+    code = "bad-public-key"
+
+
+class BadSheet(CryptoError):
+    """The text of a recovery key that cannot be read: letters are missing or wrong."""
+
+    code = "bad-sheet"

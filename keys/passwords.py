@@ -49,14 +49,14 @@ def add_version(record: PasswordRecord, password: str, by: User | None) -> Passw
     )
     version.save()
     kek = derive_kek(password_bytes(password), salt=salt, parameters=costs)
-    version.kek_sealed = seal_for(version, "kek_sealed", kek, *_bound(version))
+    version.kek_sealed = seal_for(version, "kek_sealed", kek)
     version.save(update_fields=["kek_sealed"])
     return version
 
 
 def kek_of(version: PasswordVersion) -> bytes:
     """Return the key encryption key. Raises CannotOpenSealed, also when salt or costs were changed from outside."""
-    return unseal_for(version, "kek_sealed", *_bound(version))
+    return unseal_for(version, "kek_sealed")
 
 
 def verify(record: PasswordRecord, password: str) -> bool:
@@ -85,15 +85,3 @@ def _is_blocked(record: PasswordRecord, now: datetime) -> bool:
     if len(times) < WRONG_IN_A_MINUTE:
         return False
     return times[0] - times[-1] <= timedelta(minutes=1) and now - times[0] < BLOCKED_FOR
-
-
-def _bound(version: PasswordVersion) -> tuple[object, ...]:
-    """What must not be swapped under a sealed key: whose it is, and what derives it again."""
-    return (
-        version.record.uuid,
-        version.number,
-        bytes(version.salt).hex(),
-        version.memory_kib,
-        version.iterations,
-        version.lanes,
-    )

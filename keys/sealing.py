@@ -85,27 +85,42 @@ def _write_new(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def place(row: models.Model, column: str, *also: object) -> tuple[str, ...]:
-    """Name the place of a column's value: table, column, primary key, and what else must not be swapped."""
+def place(row: models.Model, column: str) -> tuple[str, ...]:
+    """Name the place of a column's value: table, column, primary key, and what else must not be swapped under it.
+
+    A model says for each sealed column what that is: SEALED = {"column": lambda row: (...)}. The row must be saved.
+    """
+    bound = getattr(type(row), "SEALED", {}).get(column)
+    also = bound(row) if bound else ()
     return (row._meta.db_table, column, str(row.pk), *(str(part) for part in also))
 
 
-def seal_for(row: models.Model, column: str, value: bytes, *also: object) -> bytes:
-    return seal(ring(), value, place(row, column, *also))
+def seal_for(row: models.Model, column: str, value: bytes) -> bytes:
+    return seal(ring(), value, place(row, column))
 
 
-def unseal_for(row: models.Model, column: str, *also: object) -> bytes:
-    return unseal(ring(), bytes(getattr(row, column)), place(row, column, *also))
+def unseal_for(row: models.Model, column: str) -> bytes:
+    """Raises CannotOpenSealed, also when what the value is bound to was changed from outside."""
+    return unseal(ring(), bytes(getattr(row, column) or b""), place(row, column))
 
 
-def vouch_for(row: models.Model, column: str, statement: dict[str, Any]) -> bytes:
-    """Return the proof that this console wrote `statement` (plain JSON values) into the row."""
-    return vouch(ring(), _canonical(statement), place(row, column))
+def vouch_for(row: models.Model, column: str) -> bytes:
+    """Return the proof that this console wrote the row's statement.
+
+    A model says for each proof what that is: VOUCHED = {"column": lambda row: {...}}, plain JSON values.
+    """
+    return vouch(ring(), _canonical(_statement(row, column)), place(row, column))
 
 
-def check_vouched_row(row: models.Model, column: str, statement: dict[str, Any]) -> None:
-    """Raise CannotOpenSealed unless the row's proof is for `statement`."""
-    check_vouched(ring(), bytes(getattr(row, column) or b""), _canonical(statement), place(row, column))
+def check_vouched_row(row: models.Model, column: str) -> None:
+    """Raise CannotOpenSealed unless the row's proof is for its statement."""
+    proof = bytes(getattr(row, column) or b"")
+    check_vouched(ring(), proof, _canonical(_statement(row, column)), place(row, column))
+
+
+def _statement(row: models.Model, column: str) -> dict[str, Any]:
+    statement: dict[str, Any] = type(row).VOUCHED[column](row)  # type: ignore[attr-defined]
+    return statement
 
 
 def _canonical(statement: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from keys.sealing import seal_for, unseal_for
 def private_bytes() -> bytes:
     """Return the raw private key, made at the first use. Raises CannotOpenSealed when no instance key opens it."""
     row = SigningKey.objects.first() or _make()
-    return unseal_for(row, "private_sealed", bytes(row.public).hex())
+    return unseal_for(row, "private_sealed")
 
 
 def public_bytes() -> bytes | None:
@@ -34,6 +34,6 @@ def _make() -> SigningKey:
         only=True, defaults={"public": public, "private_sealed": b""}
     )
     if made:
-        row.private_sealed = seal_for(row, "private_sealed", private.private_bytes_raw(), public.hex())
+        row.private_sealed = seal_for(row, "private_sealed", private.private_bytes_raw())
         row.save(update_fields=["private_sealed"])
     return row

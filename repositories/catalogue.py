@@ -19,7 +19,7 @@ from django.db import transaction
 
 from keys.crypto_slots import Slot as SlotOnDisk
 from keys.crypto_slots import SlotKind
-from keys.models import PasswordVersion
+from keys.models import KmsKeyVersion, PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
 from repositories.engine.errors import EngineError
@@ -54,12 +54,13 @@ class StillNeeded(Exception):
 
 
 @dataclass(frozen=True)
-class Recipient:
+class SlotFor:
     """Who one slot is for."""
 
     record: UUID
     version: int
     kind: str = "password"
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class SealedFile:
     files: int
     seal_hash: bytes
     head_generation: int
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[SlotFor, ...]
     file_key: bytes | None = field(default=None, repr=False)
 
 
@@ -132,7 +133,10 @@ def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
             kind=recipient.kind,
             record_uuid=recipient.record,
             version=recipient.version,
-            password=version_of(recipient.record, recipient.version),
+            hint=recipient.hint,
+            password=version_of(recipient.record, recipient.version) if recipient.kind == "password" else None,
+            kms=kms_version_of(recipient.record, recipient.version) if recipient.kind == "kms" else None,
+            recovery=recovery_key_of(recipient.record) if recipient.kind == "recovery" else None,
         )
         for recipient in sealed.recipients
     )
@@ -228,6 +232,14 @@ def version_of(record: UUID, version: int) -> PasswordVersion | None:
     return PasswordVersion.objects.select_related("record").filter(record__uuid=record, number=version).first()
 
 
+def kms_version_of(record: UUID, version: int) -> KmsKeyVersion | None:
+    return KmsKeyVersion.objects.select_related("key__server").filter(key__uuid=record, number=version).first()
+
+
+def recovery_key_of(record: UUID) -> RecoveryKey | None:
+    return RecoveryKey.objects.filter(uuid=record).first()
+
+
 def _files(chain: Chain) -> tuple[FileOnDisk, ...]:
     return scan_chain(chain.folder).files if chain.folder.is_dir() else ()
 
@@ -286,9 +298,13 @@ def sealed_file_of(point: Point) -> SealedFile:
         files=summary.files,
         seal_hash=point.seal_hash,
         head_generation=head.generation,
-        recipients=tuple(Recipient(slot.record, slot.version, slot.kind.name.lower()) for slot in head.slots),
+        recipients=tuple(slot_for(slot) for slot in head.slots),
         file_key=point.file_key,
     )
+
+
+def slot_for(slot: SlotOnDisk) -> SlotFor:
+    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), slot.hint)
 
 
 def instant(ns: int) -> datetime:

@@ -12,7 +12,7 @@ from pathlib import Path
 from django.db import models
 
 from backupsite.roles import AnyUser, visible
-from keys.models import PasswordVersion
+from keys.models import KmsKeyVersion, PasswordVersion, RecoveryKey
 
 
 class RepositoryQuerySet(models.QuerySet["Repository"]):
@@ -59,6 +59,10 @@ class Chain(models.Model):
         blank=True, help_text="What is missing or damaged, by name; empty when the chain is whole."
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    imported_at = models.DateTimeField(null=True, help_text="When it was taken over from outside this console.")
+    expires_at = models.DateTimeField(
+        null=True, help_text="Of a chain outside any job's retention: when it is deleted; null is never."
+    )
 
     objects = ChainQuerySet.as_manager()
 
@@ -118,6 +122,8 @@ class RestorePoint(models.Model):
 
     objects = RestorePointQuerySet.as_manager()
 
+    SEALED = {"file_key_sealed": lambda row: (row.uuid,)}
+
     class Meta:
         ordering = ["chain", "sequence"]
         constraints = [
@@ -147,6 +153,14 @@ class Slot(models.Model):
     record_uuid = models.UUIDField()
     version = models.PositiveIntegerField()
     password = models.ForeignKey(PasswordVersion, null=True, on_delete=models.PROTECT, related_name="slots")
+    kms = models.ForeignKey(KmsKeyVersion, null=True, on_delete=models.PROTECT, related_name="slots")
+    recovery = models.ForeignKey(RecoveryKey, null=True, on_delete=models.PROTECT, related_name="slots")
+    hint = models.CharField(
+        max_length=200,
+        blank=True,
+        db_default="",
+        help_text="As it stands in the slot: what a stranger's secret is known by.",
+    )
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["point", "record_uuid", "version"], name="one_slot_a_recipient")]

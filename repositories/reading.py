@@ -40,12 +40,12 @@ def file_key_of(point: RestorePoint) -> bytes | None:
         return None
     if point.file_key_sealed is None:
         raise CannotUnwrap(f"The catalogue holds no key for {point}: rescan the repository.", point=str(point.uuid))
-    return unseal_for(point, "file_key_sealed", point.uuid)
+    return unseal_for(point, "file_key_sealed")
 
 
 def seal_file_key(point: RestorePoint, file_key: bytes) -> None:
     """Store the key of a point whose row exists: the sealed value is bound to its primary key and its file id."""
-    point.file_key_sealed = seal_for(point, "file_key_sealed", file_key, point.uuid)
+    point.file_key_sealed = seal_for(point, "file_key_sealed", file_key)
     point.save(update_fields=["file_key_sealed"])
 
 

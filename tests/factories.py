@@ -85,9 +85,8 @@ def change_password(record: PasswordRecord, password: str = "another horse") -> 
         kek_sealed=b"",
     )
     version.save()
-    bound = (record.uuid, version.number, salt.hex(), CHEAP.memory_kib, CHEAP.iterations, CHEAP.lanes)
     kek = derive_kek(password_bytes(password), salt=salt, parameters=CHEAP)
-    version.kek_sealed = seal_for(version, "kek_sealed", kek, *bound)
+    version.kek_sealed = seal_for(version, "kek_sealed", kek)
     version.save(update_fields=["kek_sealed"])
     return version
 
@@ -105,7 +104,7 @@ def make_job(**fields: Any) -> Job:
         defaults["password"] = make_password()
     job = Job.objects.create(**{**defaults, **fields})
     if "protection_proof" not in fields:
-        job.protection_proof = vouch_for(job, "protection_proof", job.protection())
+        job.protection_proof = vouch_for(job, "protection_proof")
         job.save(update_fields=["protection_proof"])
     return job
 

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"repositories\.engine(\..*)?", ("repositories.engine", "keys.crypto*")),
     (r"jobs\.(schedule|retention|planning)", ()),
     (r"jobs\.consequences", ("jobs.planning",)),
-    (r"keys\.models", HELPERS),
+    (r"keys\.models(\..*)?", (*HELPERS, "keys.models")),
     (r"repositories\.models", (*HELPERS, "keys.models")),
     (r"jobs\.models", (*HELPERS, "keys.models", "repositories.models")),
     (r"keys(\..*)?", (*HELPERS, "keys")),

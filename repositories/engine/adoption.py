@@ -16,7 +16,8 @@ from pathlib import Path
 from uuid import UUID
 
 from keys.crypto_errors import UnwrapFailed
-from keys.crypto_slots import MAX_HINT_BYTES, PasswordRecipient, Slot, SlotKind, unwrap
+from keys.crypto_recipients import PasswordRecipient, Recipient
+from keys.crypto_slots import Slot, is_for, unwrap
 from repositories.engine.chains import ADOPTABLE_NS, lock_unfinished, remove_locked, unfinished_name
 from repositories.engine.checkpoint import Settings
 from repositories.engine.errors import Cancelled, EngineError, Interrupted, text
@@ -149,23 +150,26 @@ def _head(fd: int, path: Path, order: BackupOrder, file_id: UUID) -> Head:
 
 
 def _file_key(head: Head, order: BackupOrder) -> bytes | None:
-    """The one file key that every recipient's slot gives; none in plain files. Raises NotAdopted."""
+    """The one file key that every slot gives which opens here; none in plain files. Raises NotAdopted.
+
+    Slots of KMS and recovery keys do not open here: what they are for is compared, and the order may bring the key.
+    """
     if len(head.slots) != len(order.recipients):
         raise NotAdopted("its recipients were changed since")
-    keys = {_unwrapped(head, *pair) for pair in zip(head.slots, order.recipients, strict=True)}
-    keys |= {order.unfinished_key} if order.unfinished_key is not None and head.encrypted else set()
+    found = [_unwrapped(head, *pair) for pair in zip(head.slots, order.recipients, strict=True)]
+    keys = {key for key in [*found, order.unfinished_key if head.encrypted else None] if key is not None}
+    if head.encrypted and not keys:
+        raise NotAdopted("none of its keys is in reach")
     if len(keys) > 1 or not authenticates(head, next(iter(keys), None)):
         raise NotAdopted("its head does not fit its recipients")
     return next(iter(keys), None)
 
 
-def _unwrapped(head: Head, slot: Slot, recipient: PasswordRecipient) -> bytes:
-    hint = recipient.hint.encode("utf-8", "replace")[:MAX_HINT_BYTES].decode("utf-8", "ignore")
-    same = (slot.record, slot.version, slot.kdf_salt, slot.kdf_parameters, slot.hint) == (
-        recipient.record, recipient.version, recipient.salt, recipient.parameters, hint,
-    )  # fmt: skip
-    if not same or slot.kind is not SlotKind.PASSWORD:
+def _unwrapped(head: Head, slot: Slot, recipient: Recipient) -> bytes | None:
+    if not is_for(slot, recipient):
         raise NotAdopted("its recipients were changed since")
+    if not isinstance(recipient, PasswordRecipient):
+        return None
     try:
         return unwrap(slot, recipient.kek, chain_id=head.chain_id, file_id=head.file_id)
     except UnwrapFailed:

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from keys import crypto
 from keys.crypto_errors import CryptoError
-from keys.crypto_slots import PasswordRecipient, Slot, read_slots, wrap_for_password
+from keys.crypto_recipients import Recipient
+from keys.crypto_slots import Slot, read_slots, wrap
 from repositories.engine import chains
 from repositories.engine.errors import BadOrder
 from repositories.engine.keyring import Keyring
@@ -18,13 +19,13 @@ from repositories.engine.reader import Point
 
 
 def new_slots(
-    recipients: Sequence[PasswordRecipient], file_key: bytes | None, *, chain_id: UUID, file_id: UUID
+    recipients: Sequence[Recipient], file_key: bytes | None, *, chain_id: UUID, file_id: UUID
 ) -> tuple[Slot, ...]:
     """One slot a recipient; none for a plain file. Raises BadOrder for what no slot can hold."""
     if file_key is None:
         return ()
     try:
-        wrapped = [wrap_for_password(one, file_key, chain_id=chain_id, file_id=file_id) for one in recipients]
+        wrapped = [wrap(one, file_key, chain_id=chain_id, file_id=file_id) for one in recipients]
         return tuple(read_slots(b"".join(wrapped), len(wrapped))[0])
     except CryptoError as error:
         raise BadOrder(f"The key slots cannot be written: {error}") from None

@@ -12,7 +12,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from keys.crypto_password import KdfParameters, derive_kek, new_salt
-from keys.crypto_slots import PasswordRecipient, Slot
+from keys.crypto_recipients import PasswordRecipient
+from keys.crypto_slots import Slot
 from repositories.engine.backup import write_backup
 from repositories.engine.chains import remove_leftovers
 from repositories.engine.cli_amounts import add_limit

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import PasswordRecipient
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
 from repositories.engine.cli_amounts import add_limit
 from repositories.engine.cli_backup import RESERVE, add_previous_password, recipients_of, report_written, written_shelf

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from keys.crypto_errors import CryptoError
-from keys.crypto_slots import PasswordRecipient, Slot
+from keys.crypto_recipients import PasswordRecipient
+from keys.crypto_slots import Slot
 from repositories.engine.cli_backup import recipients_of
 from repositories.engine.cli_passwords import from_file
 from repositories.engine.cli_plan import refuse_job

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import Recipient
 from repositories.engine.chain_keys import new_slots
 from repositories.engine.chains import FileOnDisk, merged_name, remove_unfinished, scan_chain
 from repositories.engine.container import Container
@@ -51,7 +51,7 @@ class MergeOrder:
     sequence: int
     newest: ParentPoint
     reason: str = "merged"
-    recipients: tuple[PasswordRecipient, ...] = ()
+    recipients: tuple[Recipient, ...] = ()
     reserve: FreeSpace = field(default_factory=FreeSpace)
     signer: Ed25519PrivateKey | None = field(default=None, repr=False)
     clock: Callable[[], int] = time.time_ns

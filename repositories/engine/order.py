@@ -16,7 +16,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import Recipient
 from repositories.engine import chains
 from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, text
 from repositories.engine.head import MAX_SLOTS
@@ -82,7 +82,7 @@ class BackupOrder:
     reason: str
     started_at_ns: int
     sources: tuple[bytes, ...]
-    recipients: tuple[PasswordRecipient, ...] = ()
+    recipients: tuple[Recipient, ...] = ()
     parent: ParentPoint | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +45,7 @@ from repositories.engine.segments import Segment
 from repositories.engine.shelf import Shelf
 
 __all__ = [
-    "FileKey", "Hole", "Kek", "Password", "Piece", "Point", "Secret", "Summary", "inspect", "open_point",
+    "FileKey", "Hole", "Kek", "Password", "Piece", "Point", "Secret", "SlotSecrets", "Summary", "inspect", "open_point",
 ]  # fmt: skip
 
 
@@ -66,7 +66,16 @@ class FileKey:
     value: bytes = field(repr=False)
 
 
-Secret = Password | Kek | FileKey
+@dataclass(frozen=True, slots=True)
+class SlotSecrets:
+    """The secrets that KMS and recovery slots encapsulate: `of(slot, chain id, file id)` gives that of a slot, or None
+    where it has none. It is asked for what was not authenticated yet. What it raises, opening raises.
+    """
+
+    of: Callable[[Slot, UUID, UUID], bytes | None]
+
+
+Secret = Password | Kek | FileKey | SlotSecrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,15 +371,24 @@ def _candidates(head: Head, secret: Secret, keks: dict[object, bytes]) -> Iterat
         yield secret.value
         return
     for slot in head.slots:
-        if slot.kind is not SlotKind.PASSWORD:
-            continue
-        kek = secret.value if isinstance(secret, Kek) else _derived(slot, secret, keks)
-        if kek is None:
+        opens = _slot_secret(head, slot, secret, keks)
+        if opens is None:
             continue
         try:
-            yield unwrap(slot, kek, chain_id=head.chain_id, file_id=head.file_id)
+            yield unwrap(slot, opens, chain_id=head.chain_id, file_id=head.file_id)
         except UnwrapFailed:
             continue
+
+
+def _slot_secret(
+    head: Head, slot: Slot, secret: Password | Kek | SlotSecrets, keks: dict[object, bytes]
+) -> bytes | None:
+    """What may open a slot; None where the secret is not for slots of its kind."""
+    if isinstance(secret, SlotSecrets):
+        return secret.of(slot, head.chain_id, head.file_id)
+    if slot.kind is not SlotKind.PASSWORD:
+        return None
+    return secret.value if isinstance(secret, Kek) else _derived(slot, secret, keks)
 
 
 def _derived(slot: Slot, secret: Password, keks: dict[object, bytes]) -> bytes | None:

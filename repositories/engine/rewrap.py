@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from keys.crypto_slots import PasswordRecipient, Slot, read_slots, wrap_for_password
+from keys.crypto_recipients import Recipient
+from keys.crypto_slots import Slot, read_slots, wrap
 from repositories.engine.errors import AnotherWriter, BadOrder, MissingFile, damaged, text
 from repositories.engine.head import MAX_SLOTS, Head, authenticates, pack_head, read_heads, read_used
 from repositories.engine.layout import HEAD_A_OFFSET, HEAD_B_OFFSET, HEAD_COPY_BYTES
@@ -28,7 +29,7 @@ RecordVersion = tuple[UUID, int]
 def rewrap(
     path: Path,
     secret: Secret,
-    add: tuple[PasswordRecipient, ...] = (),
+    add: tuple[Recipient, ...] = (),
     remove: tuple[RecordVersion, ...] = (),
 ) -> Head:
     """Add a slot for each of `add`, take away those of `remove`; returns the head as it is on disk now.
@@ -77,7 +78,7 @@ def _slots(
     path: Path,
     head: Head,
     file_key: bytes,
-    add: tuple[PasswordRecipient, ...],
+    add: tuple[Recipient, ...],
     remove: tuple[RecordVersion, ...],
 ) -> tuple[Slot, ...]:
     """Those that stay, in their order, then the new ones. Raises BadOrder."""
@@ -95,9 +96,7 @@ def _slots(
             f"{text(path)} cannot hold more than {MAX_SLOTS} key slots. Take away some that are not needed.",
             path=text(path),
         )
-    raw = b"".join(
-        wrap_for_password(recipient, file_key, chain_id=head.chain_id, file_id=head.file_id) for recipient in wanted
-    )
+    raw = b"".join(wrap(recipient, file_key, chain_id=head.chain_id, file_id=head.file_id) for recipient in wanted)
     return (*stay, *read_slots(raw, len(wanted))[0])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keys import crypto
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import Recipient
 from repositories.engine.blocks import Hole
 from repositories.engine.chain_keys import new_slots, next_keyring
 from repositories.engine.columns import Array
@@ -49,7 +49,7 @@ class SyntheticOrder:
     sequence: int
     reason: str
     parent: ParentPoint
-    recipients: tuple[PasswordRecipient, ...] = ()
+    recipients: tuple[Recipient, ...] = ()
     level: Level = Level.BALANCED
     reserve: FreeSpace = field(default_factory=FreeSpace)
     signer: Ed25519PrivateKey | None = field(default=None, repr=False)

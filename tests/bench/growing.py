@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes_from_file
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import PasswordRecipient
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, ParentPoint, Written, write_backup
 from repositories.engine.observer import Silent
 from tests.bench.generated import FILES_A_FOLDER, share_out, small_files

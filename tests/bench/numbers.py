@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import PasswordRecipient
 from repositories.engine.chains import scan_chain
 from repositories.engine.entries import Entry
 from repositories.engine.head import Head

@@ -26,7 +26,8 @@ import numpy as np
 
 from keys.crypto_errors import BadSlot
 from keys.crypto_password import KdfParameters
-from keys.crypto_slots import PasswordRecipient, read_slots, wrap_for_password
+from keys.crypto_recipients import PasswordRecipient
+from keys.crypto_slots import read_slots, wrap
 from repositories.engine import identities, manifest, segment_codec, segments
 from repositories.engine.checkpoint import Begun, Checkpoint, Settings, parse_checkpoint
 from repositories.engine.errors import EngineError
@@ -162,7 +163,7 @@ def valid(name: str) -> bytes:
 
 def _slots() -> bytes:
     recipient = PasswordRecipient(OTHER, 1, bytes(16), KdfParameters(8192, 1, 1), KEY, "a hint")
-    return b"".join(wrap_for_password(recipient, KEY, chain_id=CHAIN, file_id=FILE) for _ in range(64))
+    return b"".join(wrap(recipient, KEY, chain_id=CHAIN, file_id=FILE) for _ in range(64))
 
 
 def _head() -> bytes:

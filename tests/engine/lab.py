@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from keys.crypto_password import KdfParameters, derive_kek
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import PasswordRecipient
 from repositories.engine import read_ahead, small_files
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, ParentPoint, Written, write_backup
 from repositories.engine.entries import Entry, EntryType

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from keys import crypto
 from keys.crypto_password import KdfParameters
-from keys.crypto_slots import WRAPPED_BYTES, PasswordRecipient, _slot_key, read_slots, unwrap, wrap_for_password
+from keys.crypto_recipients import PasswordRecipient
+from keys.crypto_slots import WRAPPED_BYTES, _slot_key, read_slots, unwrap, wrap
 from repositories.engine.errors import CannotUnwrap, CorruptFile, EngineError, UnknownVersion
 from repositories.engine.head import Head, pack_head, read_heads
 from repositories.engine.layout import HEAD_B_OFFSET
@@ -171,7 +172,7 @@ def slot_for_two(one: PasswordRecipient, other: PasswordRecipient, chain_id: UUI
 
     The second block of the ciphertext is chosen so that both tags are the same.
     """
-    honest = wrap_for_password(one, bytes(32), chain_id=chain_id, file_id=file_id)
+    honest = wrap(one, bytes(32), chain_id=chain_id, file_id=file_id)
     header = honest[:-WRAPPED_BYTES]
     first, second = (Gcm(_slot_key(who.kek, header, chain_id, file_id)) for who in (one, other))
     start = os.urandom(16)
@@ -220,7 +221,7 @@ def test_slots_with_different_file_keys_are_found(chain: Chain) -> None:
     """The second slot wraps a key that the head does not commit to."""
     written = chain.write()
     head = inspect(written.path)
-    stray = wrap_for_password(recipient("other"), crypto.random_key(), chain_id=head.chain_id, file_id=head.file_id)
+    stray = wrap(recipient("other"), crypto.random_key(), chain_id=head.chain_id, file_id=head.file_id)
     write_heads(written.path, replace(head, slots=(*head.slots, *read_slots(stray, 1)[0])), written.file_key or b"")
     chain.open().close()
     refused(written.path, Kek(recipient("other").kek))

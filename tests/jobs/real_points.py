@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from jobs.models import Encryption, Job
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import PasswordRecipient
 from keys.passwords import costs_of, kek_of
 from repositories.catalogue import register, sealed_file_of
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, ParentPoint, write_backup

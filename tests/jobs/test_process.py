@@ -28,6 +28,7 @@ from jobs.protocol import (
     Noted,
     PointFile,
     Progressed,
+    Recipients,
     Request,
     Restored,
     RestoreRequest,
@@ -36,7 +37,7 @@ from jobs.protocol import (
     Written,
 )
 from keys.crypto_password import KdfParameters
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import PasswordRecipient
 from repositories.engine.reader import FileKey, Kek, open_point
 from tests.jobs.trees import make_slow_source
 from tests.jobs.unfinished import leave_unfinished
@@ -146,7 +147,7 @@ def request_(tmp_path: Path, source: Path) -> BackupRequest:
         exclude=(),
         never=(os.fsencode(tmp_path / "repository"),),
         level="fast",
-        recipients=(recipient,),
+        recipients=Recipients(passwords=(recipient,)),
         parent_id=None,
         parent_path=None,
         parent_key=None,

@@ -112,7 +112,7 @@ def save_protection(job: Job, **fields: Any) -> None:
     """Change what the console vouches for, as saving the job's form does."""
     for name, value in fields.items():
         setattr(job, name, value)
-    job.protection_proof = vouch_for(job, "protection_proof", job.protection())
+    job.protection_proof = vouch_for(job, "protection_proof")
     job.save()
 
 

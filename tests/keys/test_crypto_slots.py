@@ -8,7 +8,8 @@ import pytest
 from keys import crypto
 from keys.crypto_errors import BadSlot, KdfRefused, UnwrapFailed
 from keys.crypto_password import KdfParameters
-from keys.crypto_slots import SLOT_BYTES, PasswordRecipient, Slot, SlotKind, read_slots, unwrap, wrap_for_password
+from keys.crypto_recipients import PasswordRecipient
+from keys.crypto_slots import SLOT_BYTES, Slot, SlotKind, read_slots, unwrap, wrap
 
 CHAIN, FILE, RECORD = UUID(int=1), UUID(int=2), UUID(int=3)
 KEK, FILE_KEY = bytes(range(32)), bytes(range(32, 64))
@@ -16,7 +17,7 @@ RECIPIENT = PasswordRecipient(RECORD, 4, b"s" * 16, KdfParameters(), KEK, "my fi
 
 
 def wrapped(recipient: PasswordRecipient = RECIPIENT) -> bytes:
-    return wrap_for_password(recipient, FILE_KEY, chain_id=CHAIN, file_id=FILE)
+    return wrap(recipient, FILE_KEY, chain_id=CHAIN, file_id=FILE)
 
 
 def read(raw: bytes) -> Slot:

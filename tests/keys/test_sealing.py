@@ -135,13 +135,13 @@ def test_a_kek_copied_to_another_row_does_not_open() -> None:
 @pytest.mark.django_db
 def test_a_job_row_changed_outside_the_console_is_not_vouched_for() -> None:
     job = make_job()
-    sealing.check_vouched_row(job, "protection_proof", job.protection())
+    sealing.check_vouched_row(job, "protection_proof")
     job.password = make_password()
     with pytest.raises(CannotOpenSealed, match="changed outside"):
-        sealing.check_vouched_row(job, "protection_proof", job.protection())
+        sealing.check_vouched_row(job, "protection_proof")
     job.protection_proof = None
     with pytest.raises(CannotOpenSealed, match="not vouched"):
-        sealing.check_vouched_row(job, "protection_proof", job.protection())
+        sealing.check_vouched_row(job, "protection_proof")
 
 
 @pytest.fixture

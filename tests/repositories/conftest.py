@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
-from keys.crypto_slots import PasswordRecipient
+from keys.crypto_recipients import PasswordRecipient
 from keys.models import PasswordVersion
 from keys.passwords import costs_of, kek_of
-from repositories.catalogue import Recipient, SealedFile, instant, register
+from repositories.catalogue import SealedFile, SlotFor, instant, register
 from repositories.engine.backup import BackupOrder, FreeSpace, Level, ParentPoint, Written, write_backup
 from repositories.engine.backup import Kind as EngineKind
 from repositories.engine.observer import Silent
@@ -74,7 +74,7 @@ class Writer:
             files=written.files,
             seal_hash=written.seal_hash,
             head_generation=written.head_generation,
-            recipients=tuple(Recipient(r.record, r.version) for r in order.recipients),
+            recipients=tuple(SlotFor(r.record, r.version) for r in order.recipients),
             file_key=written.file_key,
         )
 

@@ -15,6 +15,18 @@ from django.db import models
 from backupsite.roles import AnyUser, Right, visible
 
 
+def _derived_from(version: PasswordVersion) -> tuple[object, ...]:
+    """What must not be swapped under a sealed key: whose it is, and what derives it again."""
+    return (
+        version.record.uuid,
+        version.number,
+        bytes(version.salt).hex(),
+        version.memory_kib,
+        version.iterations,
+        version.lanes,
+    )
+
+
 class PasswordRecordQuerySet(models.QuerySet["PasswordRecord"]):
     def visible_to(self, user: AnyUser) -> PasswordRecordQuerySet:
         return visible(self, user, Right.KEYS)
@@ -24,6 +36,7 @@ class PasswordRecord(models.Model):
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     name = models.CharField(max_length=100, unique=True)
     hint = models.CharField(max_length=200, blank=True)
+    lost_at = models.DateTimeField(null=True, help_text="When an administrator declared the password lost.")
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
 
@@ -54,6 +67,9 @@ class PasswordVersion(models.Model):
     kek_sealed = models.BinaryField()
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    strength = models.PositiveSmallIntegerField(null=True, help_text="0 (weak) to 4, estimated when it was typed.")
+
+    SEALED = {"kek_sealed": _derived_from}
 
     class Meta:
         ordering = ["record", "number"]
@@ -77,18 +93,3 @@ class VerifyAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"wrong password for {self.record_id} at {self.at}"
-
-
-class SigningKey(models.Model):
-    """The key that this console signs backup files with (Ed25519). One row; the keys page shows the public half."""
-
-    only = models.BooleanField(default=True, unique=True, editable=False)
-    public = models.BinaryField(max_length=32)
-    private_sealed = models.BinaryField()
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        constraints = [models.CheckConstraint(condition=models.Q(only=True), name="one_signing_key")]
-
-    def __str__(self) -> str:
-        return f"signing key {bytes(self.public).hex()[:16]}"

@@ -1,0 +1,97 @@
+"""What a key management server can be asked, whatever its protocol; another kind is one more module beside kmip.py.
+
+Which server a job uses, what is kept of its answers and what an outage means is decided in `keys.kms_servers`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Protocol, Self
+
+from keys.crypto_rsa import Oaep
+from keys.models import KeyState
+
+
+class KmsError(Exception):
+    """The root of the family; `code` is stable, str() is a full sentence that names the server."""
+
+    code: ClassVar[str] = "kms-error"
+
+
+class KmsAway(KmsError):
+    """No answer: not reachable, too slow, or the connection broke. Trying again later may help."""
+
+    code = "kms-away"
+
+
+class KmsUntrusted(KmsError):
+    """One side does not accept the other's certificate: wrong host, expired, another CA, no client usage."""
+
+    code = "kms-untrusted"
+
+
+class KmsRefused(KmsError):
+    """The server answered no: not allowed, or not in this state of the key."""
+
+    code = "kms-refused"
+
+
+class KmsKeyGone(KmsError):
+    """The server does not know the key (any more), or destroyed it."""
+
+    code = "kms-key-gone"
+
+
+class KmsGarbage(KmsError):
+    """An answer that is not what was asked for."""
+
+    code = "kms-garbage"
+
+
+class KmsMissing(KmsError):
+    """The packages that this kind of server needs are not installed."""
+
+    code = "kms-missing"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A pair as the server made it: its ids, and the public half as DER SubjectPublicKeyInfo."""
+
+    private_id: str
+    public_id: str
+    public: bytes
+
+
+class Kms(Protocol):
+    """A connection to one server; a context manager. Every call ends within a bounded time.
+
+    All raise the errors above.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def create_key_pair(self, name: str, bits: int) -> KeyPair:
+        """Make a pair for wrapping and unwrapping, and activate it."""
+
+    def public_key(self, public_id: str) -> bytes: ...
+
+    def unwrap(self, private_id: str, encapsulated: bytes, oaep: Oaep) -> bytes:
+        """Return the secret, decrypted by the server."""
+
+    def private_key(self, private_id: str) -> bytes:
+        """Return the private half as DER PKCS#8, where a server can do no better: to be used and dropped."""
+
+    def state(self, private_id: str) -> KeyState:
+        """Return what the server says of the private half; GONE where it knows none, never LOST."""
+
+    def rotated(self, private_id: str) -> KeyPair | None:
+        """Return the pair that replaced this one by the server's own rotation, if there is one."""
+
+    def rotate(self, private_id: str, name: str, bits: int) -> KeyPair:
+        """Let the server replace the pair by a new one, and return that."""
