@@ -30,7 +30,8 @@ HELPERS = (
 # The layer of a module (the first that matches), and what of ours it may import.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"keys\.crypto\w*", ("keys.crypto*",)),
-    (r"repositories\.engine(\..*)?", ("repositories.engine", "keys.crypto*")),
+    (r"keys\.kms(\..*)?", ("keys.crypto*", "keys.kms")),
+    (r"repositories\.engine(\..*)?", ("repositories.engine", "keys.crypto*", "keys.kms")),
     (r"jobs\.(schedule|retention|planning)", ()),
     (r"jobs\.consequences", ("jobs.planning",)),
     (r"keys\.models(\..*)?", (*HELPERS, "keys.models")),
@@ -63,7 +64,7 @@ LATE: dict[tuple[str, str], str] = {
 ENTRANCES = re.compile(r"\w+\.(views\w*|\w+_views|urls\w*|tasks|management\..*)")
 
 RULES_OF_JOBS = r"jobs\.(schedule|retention|planning|consequences)"
-WITHOUT_DJANGO = rf"keys\.crypto\w*|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process|protocol)"
+WITHOUT_DJANGO = rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process|protocol)"
 CLOCKS_AND_DICE = {"now", "today", "utcnow", "time_ns", "monotonic", "perf_counter", "urandom", "random", "uuid4"}
 
 

@@ -1,16 +1,17 @@
 """What a key management server can be asked, whatever its protocol; another kind is one more module beside kmip.py.
 
-Which server a job uses, what is kept of its answers and what an outage means is decided in `keys.kms_servers`.
+Pure: no Django, no database, so that a backup can be recovered without the console. Which server a job uses, what is
+kept of its answers and what an outage means is decided in `keys.kms_servers`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from types import TracebackType
 from typing import ClassVar, Protocol, Self
 
 from keys.crypto_rsa import Oaep
-from keys.models import KeyState
 
 
 class KmsError(Exception):
@@ -55,6 +56,16 @@ class KmsMissing(KmsError):
     code = "kms-missing"
 
 
+class PairState(StrEnum):
+    """What a server says of a private half."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"  # can be enabled again
+    SCHEDULED = "scheduled"  # for deletion
+    DESTROYED = "destroyed"
+    GONE = "gone"  # it does not know it (any more)
+
+
 @dataclass(frozen=True, slots=True)
 class KeyPair:
     """A pair as the server made it: its ids, and the public half as DER SubjectPublicKeyInfo."""
@@ -87,8 +98,8 @@ class Kms(Protocol):
     def private_key(self, private_id: str) -> bytes:
         """Return the private half as DER PKCS#8, where a server can do no better: to be used and dropped."""
 
-    def state(self, private_id: str) -> KeyState:
-        """Return what the server says of the private half; GONE where it knows none, never LOST."""
+    def state(self, private_id: str) -> PairState:
+        """Return what the server says of the private half; GONE where it knows none."""
 
     def rotated(self, private_id: str) -> KeyPair | None:
         """Return the pair that replaced this one by the server's own rotation, if there is one."""

@@ -102,11 +102,13 @@ class KmsKey(models.Model):
 
 
 class KeyState(models.TextChoices):
+    """What the server said (keys.kms.interface.PairState), and what an administrator declared."""
+
     ACTIVE = "active", "active"
-    DISABLED = "disabled", "disabled"  # can be enabled again
+    DISABLED = "disabled", "disabled"
     SCHEDULED = "scheduled", "scheduled for deletion"
     DESTROYED = "destroyed", "destroyed"
-    GONE = "gone", "gone"  # the server does not know it (any more)
+    GONE = "gone", "gone"
     LOST = "lost", "declared lost"  # by an administrator
 
 
