@@ -1,35 +1,71 @@
-"""What depends on a password: the jobs that seal with it, and the restore points that each of its versions opens."""
+"""What depends on a password: the jobs that seal with it and the restore points that it opens, what a change will mean
+for each job, and the deletion that is refused while anything depends on it.
+"""
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from django.db.models import Count, Max, Min
+from django.contrib import messages
+from django.db import transaction
+from django.db.models import Count, ProtectedError
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
-from django.views.decorators.http import require_safe
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_safe
 
+from backupsite import audit
+from backupsite.models import Severity
+from backupsite.responses import page_or_fragment
 from backupsite.roles import Right, requires
-from jobs.models import Job
+from jobs.job_views import signed_in
+from jobs.password_use import MOST_JOBS, MOST_NAMED, outlooks, slots_by_version, use_of
 from keys.models import PasswordRecord
-from repositories.models import RestorePoint
 
 
 @requires(Right.KEYS)
 @require_safe
 def password_usage(request: HttpRequest, uuid: UUID) -> HttpResponse:
     record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
-    points = RestorePoint.objects.visible_to(request.user).sealed().filter(slots__password__record=record)
-    by_chain = points.order_by().values(
-        "slots__version", "chain__uuid", "chain__job_name", "chain__repository__name", "chain__job_chain__job__uuid"
-    )
     context = {
         "record": record,
         "versions": record.versions.annotate(points=Count("slots")).order_by("-number"),
-        "jobs": Job.objects.visible_to(request.user).filter(password=record),
-        "uses": by_chain.filter(slots__password__record=record)
-        .annotate(points=Count("pk"), first=Min("started_at"), last=Max("started_at"))
-        .order_by("-last"),
-        "total": points.distinct().count(),
+        "use": use_of(record, signed_in(request)),
+        "uses": slots_by_version(record, signed_in(request)),
     }
     return render(request, "jobs/password_usage.html", context)
+
+
+@requires(Right.KEYS)
+@require_safe
+def password_outlook(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Show, before the next version is saved, what it will mean for each job; no secret is needed for that."""
+    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
+    user = signed_in(request)
+    context = {"record": record, "outlooks": outlooks(record, user), "most": MOST_JOBS, "use": use_of(record, user)}
+    return page_or_fragment(request, "jobs/password_outlook.html", "jobs/_password_outlook.html", context)
+
+
+@requires(Right.KEYS)
+@require_http_methods(["GET", "HEAD", "POST"])
+def password_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Delete a record that nothing depends on; else say what does."""
+    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
+    use = use_of(record, signed_in(request))
+    posted = request.method == "POST"
+    if posted and not use.is_used and _deleted(request, record):
+        messages.success(request, f"The password “{record}” is deleted.")
+        return redirect("password_list")
+    context = {"record": record, "use": use, "refused": posted, "jobs": use.jobs[:MOST_NAMED]}
+    return render(request, "jobs/password_delete.html", context)
+
+
+def _deleted(request: HttpRequest, record: PasswordRecord) -> bool:
+    """Delete it unless somebody began to use it a moment ago."""
+    try:
+        with transaction.atomic():
+            before = {"name": record.name, "hint": record.hint, "versions": record.versions.count()}
+            audit.record(request, "password deleted", record, before=before, severity=Severity.HIGH)
+            record.delete()
+    except ProtectedError:
+        return False
+    return True

@@ -31,4 +31,6 @@ urlpatterns = [
     path("points/<uuid:uuid>/download/", restore_views.point_download, name="point_download"),
     path("points/<uuid:uuid>/restore/", restore_views.point_restore, name="point_restore"),
     path("passwords/<uuid:uuid>/usage/", key_usage_views.password_usage, name="password_usage"),
+    path("passwords/<uuid:uuid>/outlook/", key_usage_views.password_outlook, name="password_outlook"),
+    path("passwords/<uuid:uuid>/delete/", key_usage_views.password_delete, name="password_delete"),
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -15,6 +16,7 @@ from backupsite.models import User
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
 from keys.models import PasswordRecord, PasswordVersion, VerifyAttempt
 from keys.sealing import seal_for, unseal_for
+from keys.strength import estimate
 
 WRONG_IN_A_MINUTE = 15
 BLOCKED_FOR = timedelta(minutes=5)
@@ -46,12 +48,18 @@ def add_version(record: PasswordRecord, password: str, by: User | None) -> Passw
         lanes=costs.lanes,
         kek_sealed=b"",
         created_by=by,
+        strength=estimate(password, known_words(record.name, record.hint, by)).score if password else None,
     )
     version.save()
     kek = derive_kek(password_bytes(password), salt=salt, parameters=costs)
     version.kek_sealed = seal_for(version, "kek_sealed", kek)
     version.save(update_fields=["kek_sealed"])
     return version
+
+
+def known_words(name: str, hint: str, by: User | None) -> tuple[str, ...]:
+    """Return what makes a password easy to guess when it stands in it."""
+    return (name, hint, by.username if by else "")
 
 
 def kek_of(version: PasswordVersion) -> bytes:
@@ -77,6 +85,11 @@ def verify(record: PasswordRecord, password: str) -> bool:
 
 def costs_of(version: PasswordVersion) -> KdfParameters:
     return KdfParameters(memory_kib=version.memory_kib, iterations=version.iterations, lanes=version.lanes)
+
+
+def ages_before(now: datetime) -> datetime:
+    """Return when a version must have been made to be old now."""
+    return now - timedelta(days=settings.BACKUPSITE.password_age_days)
 
 
 def _is_blocked(record: PasswordRecord, now: datetime) -> bool:

@@ -11,5 +11,4 @@ urlpatterns = [
     path("keys/<uuid:uuid>/edit/", views.password_edit, name="password_edit"),
     path("keys/<uuid:uuid>/change/", views.password_change, name="password_change"),
     path("keys/<uuid:uuid>/verify/", views.password_verify, name="password_verify"),
-    path("keys/<uuid:uuid>/delete/", views.password_delete, name="password_delete"),
 ]

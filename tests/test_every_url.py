@@ -65,6 +65,7 @@ TABLE = {
     "password_verify": Row(KEYS, "GET POST", "password"),
     "password_delete": Row(KEYS, "GET POST", "password"),
     "password_usage": Row(KEYS, "GET", "password"),
+    "password_outlook": Row(KEYS, "GET", "password"),
     "repository_list": Row(SEE, "GET"),
     "repository_detail": Row(SEE, "GET", "repository"),
     "repository_room": Row(SEE, "GET", "repository"),

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 
 from backupsite.models import AuditEvent
 from jobs.models import Job, Question
@@ -27,6 +26,7 @@ from keys.sealed_columns import columns
 from keys.sealing import seal_for
 from repositories.reading import file_key_of, seal_file_key
 from tests.factories import make_job, make_password, make_point, make_proxy
+from tests.forks import fork
 from tests.keys.rings import use_ring, use_ring_file
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -271,20 +271,6 @@ def assert_alive(descriptor: int) -> None:
 
 
 # Kills
-
-
-def fork(work: Callable[[], None]) -> int:
-    """Run something in a real process of its own, with connections of its own; it ends with 0 or with a traceback."""
-    connections.close_all()
-    if pid := os.fork():
-        return pid
-    try:
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
 
 
 CALLS = ("os.fsync", "os.replace", "os.chown", "django.db.models.query.QuerySet.update")
