@@ -64,7 +64,9 @@ LATE: dict[tuple[str, str], str] = {
 ENTRANCES = re.compile(r"\w+\.(views\w*|\w+_views|urls\w*|tasks|management\..*)")
 
 RULES_OF_JOBS = r"jobs\.(schedule|retention|planning|consequences)"
-WITHOUT_DJANGO = rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process|protocol)"
+WITHOUT_DJANGO = (
+    rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process|protocol)"
+)
 CLOCKS_AND_DICE = {"now", "today", "utcnow", "time_ns", "monotonic", "perf_counter", "urandom", "random", "uuid4"}
 
 
