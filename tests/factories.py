@@ -29,7 +29,8 @@ from jobs.models import (
     State,
 )
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
-from keys.models import PasswordRecord, PasswordVersion
+from keys.crypto_recovery import RecoveryPrivate, new_private
+from keys.models import MadeBy, PasswordRecord, PasswordVersion, RecoveryKey
 from keys.sealing import ensure_ring, seal_for, vouch_for
 from repositories.models import Chain, Kind, Repository, RestorePoint, Slot
 
@@ -89,6 +90,17 @@ def change_password(record: PasswordRecord, password: str = "another horse") -> 
     version.kek_sealed = seal_for(version, "kek_sealed", kek)
     version.save(update_fields=["kek_sealed"])
     return version
+
+
+def make_recovery_key(private: RecoveryPrivate | None = None, **fields: Any) -> RecoveryKey:
+    """Make a recovery key that is vouched for. Give `private` where something sealed for it is to be opened."""
+    ensure_ring()
+    public = (private or new_private()).public()
+    defaults = {"name": f"recovery-{next(_numbers)}", "public": public, "made_by": MadeBy.OFFLINE}
+    key = RecoveryKey.objects.create(**{**defaults, **fields})
+    key.proof = vouch_for(key, "proof")
+    key.save(update_fields=["proof"])
+    return key
 
 
 def make_job(**fields: Any) -> Job:
