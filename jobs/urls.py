@@ -31,4 +31,5 @@ urlpatterns = [
     path("points/<uuid:uuid>/download/", restore_views.point_download, name="point_download"),
     path("points/<uuid:uuid>/restore/", restore_views.point_restore, name="point_restore"),
     path("passwords/<uuid:uuid>/usage/", key_usage_views.password_usage, name="password_usage"),
+    path("recovery-keys/<uuid:uuid>/usage/", key_usage_views.recovery_usage, name="recovery_usage"),
 ]

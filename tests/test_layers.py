@@ -55,6 +55,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 LATE: dict[tuple[str, str], str] = {
     ("manage", "django"): "the environment is checked first, so that a malformed setting is one clear line",
     ("repositories.engine.__main__", "repositories.engine.cli"): "numpy reads its settings when it is imported",
+    ("keys.kms.connecting", "keys.kms.kmip"): "its packages are an extra that need not be installed",
     ("backupsite.apps", "backupsite.audit"): "models can be imported only when all apps are ready",
     ("backupsite.web", "backupsite.wsgi"): "each worker of gunicorn loads the application for itself",
     ("backupsite.management.commands.cluster", "django_q.cluster"): "django-q2 reads its name when it is imported",
