@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
+from django.db.models import Count, Exists, F, OuterRef, Q
 
 from backupsite.models import User
 from jobs.key_health import (
@@ -24,7 +24,7 @@ from jobs.key_health import (
     proof_is_late,
 )
 from jobs.models import Encryption, Job
-from keys.models import KmsKeyVersion, KmsServer, PasswordRecord, PasswordVersion, RecoveryKey
+from keys.models import KmsKeyVersion, KmsServer, PasswordVersion, RecoveryKey
 from keys.passwords import ages_before
 from repositories.models import PointState, Slot
 
@@ -43,9 +43,7 @@ def facts_for(user: User, now: datetime) -> Facts:
             for s in KmsServer.objects.only("name", "uuid", "problem", "answered_at")
         ),
         versions=_versions(now),
-        recovery=tuple(
-            Recovery(k.name, str(k.uuid), k.created_at, k.proven_at) for k in RecoveryKey.objects.active()
-        ),
+        recovery=tuple(Recovery(k.name, str(k.uuid), k.created_at, k.proven_at) for k in RecoveryKey.objects.active()),
         kms_jobs=tuple(jobs[Encryption.KMS]),
         password_jobs=tuple(jobs[Encryption.PASSWORD]),
         plain_jobs=tuple(jobs[Encryption.OFF]),
@@ -53,11 +51,11 @@ def facts_for(user: User, now: datetime) -> Facts:
 
 
 def _passwords() -> tuple[Password, ...]:
-    newest = PasswordVersion.objects.filter(record=OuterRef("pk")).order_by("-number")
-    rows = PasswordRecord.objects.filter(lost_at=None).annotate(
-        set_at=Subquery(newest.values("created_at")[:1]), strength=Subquery(newest.values("strength")[:1])
-    )
-    return tuple(Password(row.name, str(row.uuid), row.set_at, row.strength) for row in rows if row.set_at)
+    """Of records that were declared lost there is nothing more to say."""
+    newest = PasswordVersion.objects.filter(record__lost_at=None).order_by("record_id", "-number").distinct("record_id")
+    rows = newest.values_list("record__name", "record__uuid", "created_at", "strength")
+    found = [Password(name, str(uuid), set_at, strength) for name, uuid, set_at, strength in rows]
+    return tuple(sorted(found, key=lambda password: password.name))
 
 
 def _versions(now: datetime) -> tuple[KmsVersion, ...]:

@@ -1,25 +1,21 @@
-"""What depends on a password: the jobs that seal with it and the restore points that it opens, what a change will mean
-for each job, and the deletion that is refused while anything depends on it.
+"""What depends on a key: the jobs that seal with a password and the restore points that each of its versions opens; the
+restore points that have a slot for a recovery key.
 """
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from django.contrib import messages
-from django.db import transaction
-from django.db.models import Count, ProtectedError
+from django.db.models import Count, Exists, Max, Min, OuterRef, Q
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_http_methods, require_safe
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_safe
 
-from backupsite import audit
-from backupsite.models import Severity
-from backupsite.responses import page_or_fragment
 from backupsite.roles import Right, requires
 from jobs.job_views import signed_in
-from jobs.password_use import MOST_JOBS, MOST_NAMED, outlooks, slots_by_version, use_of
-from keys.models import PasswordRecord
+from jobs.password_use import slots_by_version, use_of
+from keys.models import PasswordRecord, RecoveryKey
+from repositories.models import RestorePoint, Slot
 
 
 @requires(Right.KEYS)
@@ -37,35 +33,20 @@ def password_usage(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 @requires(Right.KEYS)
 @require_safe
-def password_outlook(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """Show, before the next version is saved, what it will mean for each job; no secret is needed for that."""
-    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
-    user = signed_in(request)
-    context = {"record": record, "outlooks": outlooks(record, user), "most": MOST_JOBS, "use": use_of(record, user)}
-    return page_or_fragment(request, "jobs/password_outlook.html", "jobs/_password_outlook.html", context)
-
-
-@requires(Right.KEYS)
-@require_http_methods(["GET", "HEAD", "POST"])
-def password_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """Delete a record that nothing depends on; else say what does."""
-    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
-    use = use_of(record, signed_in(request))
-    posted = request.method == "POST"
-    if posted and not use.is_used and _deleted(request, record):
-        messages.success(request, f"The password “{record}” is deleted.")
-        return redirect("password_list")
-    context = {"record": record, "use": use, "refused": posted, "jobs": use.jobs[:MOST_NAMED]}
-    return render(request, "jobs/password_delete.html", context)
-
-
-def _deleted(request: HttpRequest, record: PasswordRecord) -> bool:
-    """Delete it unless somebody began to use it a moment ago."""
-    try:
-        with transaction.atomic():
-            before = {"name": record.name, "hint": record.hint, "versions": record.versions.count()}
-            audit.record(request, "password deleted", record, before=before, severity=Severity.HIGH)
-            record.delete()
-    except ProtectedError:
-        return False
-    return True
+def recovery_usage(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """The points that have a slot for the key, by chain, beside all encrypted points of that chain."""
+    key = get_object_or_404(RecoveryKey.objects.visible_to(request.user), uuid=uuid)
+    points = RestorePoint.objects.visible_to(request.user).sealed().filter(chain__encrypted=True)
+    names = ("chain__uuid", "chain__job_name", "chain__repository__name", "chain__job_chain__job__uuid")
+    slots = Slot.objects.filter(point=OuterRef("pk"), recovery=key)
+    by_chain = points.annotate(has_slot=Exists(slots)).order_by().values(*names)
+    opened = Q(has_slot=True)
+    uses = by_chain.annotate(
+        all_points=Count("pk"),
+        points=Count("pk", filter=opened),
+        first=Min("started_at", filter=opened),
+        last=Max("started_at", filter=opened),
+    ).order_by("chain__job_name", "chain__uuid")
+    context = {"key": key, "uses": uses, "total": sum(use["points"] for use in uses)}
+    context["without"] = sum(use["all_points"] - use["points"] for use in uses)
+    return render(request, "jobs/recovery_usage.html", context)

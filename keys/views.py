@@ -24,7 +24,7 @@ from backupsite import audit
 from backupsite.models import Severity, User
 from backupsite.responses import no_store
 from backupsite.roles import Right, requires
-from keys import passwords
+from keys import attempts, passwords
 from keys.forms import ChangePasswordForm, NameForm, NewPasswordForm, VerifyForm
 from keys.models import PasswordRecord, PasswordVersion
 from keys.signing import public_bytes
@@ -130,7 +130,7 @@ def password_verify(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             result = "right" if passwords.verify(record, form.cleaned_data["password"]) else "wrong"
-        except passwords.TooManyAttempts:
+        except attempts.TooManyAttempts:
             result, status = "blocked", 429
         audit.record(request, "password verified", record, after={"result": result}, severity=SEVERITIES[result])
     context = {"record": record, "form": form, "result": result, "newest": record.newest()}

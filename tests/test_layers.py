@@ -55,6 +55,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 LATE: dict[tuple[str, str], str] = {
     ("manage", "django"): "the environment is checked first, so that a malformed setting is one clear line",
     ("repositories.engine.__main__", "repositories.engine.cli"): "numpy reads its settings when it is imported",
+    ("keys.kms.connecting", "keys.kms.kmip"): "its packages are an extra that need not be installed",
     ("backupsite.apps", "backupsite.audit"): "models can be imported only when all apps are ready",
     ("backupsite.web", "backupsite.wsgi"): "each worker of gunicorn loads the application for itself",
     ("backupsite.management.commands.cluster", "django_q.cluster"): "django-q2 reads its name when it is imported",
@@ -65,7 +66,7 @@ ENTRANCES = re.compile(r"\w+\.(views\w*|\w+_views|urls\w*|tasks|management\..*)"
 
 RULES_OF_JOBS = r"jobs\.(schedule|retention|planning|consequences)"
 WITHOUT_DJANGO = (
-    rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process|protocol)"
+    rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process\w*|protocol)"
 )
 CLOCKS_AND_DICE = {"now", "today", "utcnow", "time_ns", "monotonic", "perf_counter", "urandom", "random", "uuid4"}
 

@@ -11,7 +11,7 @@ from django.db import connection
 from django.urls import reverse
 
 from backupsite.models import AuditEvent
-from jobs import key_usage_views
+from jobs import password_views
 from jobs.models import State
 from jobs.planning import plan
 from jobs.situation import situation_of
@@ -135,7 +135,7 @@ def test_the_change_page_leads_there_with_and_without_javascript():
 
 def test_many_jobs_are_not_all_asked(monkeypatch):
     monkeypatch.setattr("jobs.password_use.MOST_JOBS", 2)
-    monkeypatch.setattr("jobs.key_usage_views.MOST_JOBS", 2)
+    monkeypatch.setattr("jobs.password_views.MOST_JOBS", 2)
     record = make_password()
     for _ in range(3):
         make_job(password=record)
@@ -213,8 +213,8 @@ def test_who_begins_to_use_it_in_that_moment_is_protected(monkeypatch):
     """The count saw nobody; the database refuses."""
     record = make_password()
     job = make_job(password=record)
-    real = key_usage_views.use_of
-    monkeypatch.setattr(key_usage_views, "use_of", lambda *args: replace(real(*args), job_count=0, slots=0))
+    real = password_views.use_of
+    monkeypatch.setattr(password_views, "use_of", lambda *args: replace(real(*args), job_count=0, slots=0))
     page = text_of(sven().post(reverse("password_delete", args=[record.uuid])))
     assert "somebody began to use it a moment ago" in page
     job.refresh_from_db()

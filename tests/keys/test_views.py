@@ -174,7 +174,7 @@ def test_re_typing_says_whether_it_is_known(alice: Client, typed: str, words: st
 
 def test_re_typing_is_throttled(alice: Client) -> None:
     record = make_password(TYPED)
-    VerifyAttempt.objects.bulk_create(VerifyAttempt(record=record) for _ in range(15))
+    VerifyAttempt.objects.bulk_create(VerifyAttempt(subject=record.uuid) for _ in range(15))
     response = alice.post(f"/keys/{record.uuid}/verify/", {"password": TYPED})
     assert response.status_code == 429 and "Too many wrong passwords" in response.content.decode()
     event = AuditEvent.objects.get(action="password verified")
