@@ -1,5 +1,5 @@
-"""The first page: how the last day went, what runs, what comes next, what is wrong with keys; and, before there is a job, the way to the first
-backup.
+"""The first page: how the last day went, what runs, what comes next, what is wrong with keys; and, before there is a
+job, the way to the first backup.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ speak of, so that a dashboard which asks again every few seconds does not count 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Exists, F, OuterRef, Q
@@ -26,7 +26,11 @@ from jobs.key_health import (
 from jobs.models import Encryption, Job
 from keys.models import KmsKeyVersion, KmsServer, PasswordVersion, RecoveryKey
 from keys.passwords import ages_before
+from keys.recovery import CUSTODY_EVERY
+from keys.strength import WEAK_BELOW
 from repositories.models import PointState, Slot
+
+PROOF_LATE = timedelta(hours=25)  # a KMS is polled every 24 hours, and what it opens then proves its key
 
 
 def facts_for(user: User, now: datetime) -> Facts:
@@ -35,14 +39,16 @@ def facts_for(user: User, now: datetime) -> Facts:
     for name, uuid, kind in Job.objects.visible_to(user).values_list("name", "uuid", "encryption"):
         jobs[kind].append(NamedJob(name, str(uuid)))
     return Facts(
-        now=now,
         ages_before=ages_before(now),
+        proofs_before=now - PROOF_LATE,
+        held_before=now - CUSTODY_EVERY,
+        weak_below=WEAK_BELOW,
         passwords=_passwords(),
         servers=tuple(
             Server(s.name, str(s.uuid), s.problem, s.answered_at)
             for s in KmsServer.objects.only("name", "uuid", "problem", "answered_at")
         ),
-        versions=_versions(now),
+        versions=_versions(now - PROOF_LATE),
         recovery=tuple(Recovery(k.name, str(k.uuid), k.created_at, k.proven_at) for k in RecoveryKey.objects.active()),
         kms_jobs=tuple(jobs[Encryption.KMS]),
         password_jobs=tuple(jobs[Encryption.PASSWORD]),
@@ -58,9 +64,9 @@ def _passwords() -> tuple[Password, ...]:
     return tuple(sorted(found, key=lambda password: password.name))
 
 
-def _versions(now: datetime) -> tuple[KmsVersion, ...]:
+def _versions(proofs_before: datetime) -> tuple[KmsVersion, ...]:
     rows = KmsKeyVersion.objects.defer("public", "proof").select_related("key__server").order_by("key", "number")
-    counted = [row for row in rows if row.state in (*CLOSED, *CLOSING) or proof_is_late(row.proven_at, now)]
+    counted = [row for row in rows if row.state in (*CLOSED, *CLOSING) or proof_is_late(row.proven_at, proofs_before)]
     sums = _sums([row.pk for row in counted])
     return tuple(_version(row, sums.get(row.pk, {})) for row in counted)
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-WEAK_BELOW = 3
-CUSTODY = timedelta(days=365)  # a holder of a recovery key proves every year to have it
-PROOF_LATE = timedelta(hours=25)  # a KMS is polled every 24 hours, and what it opens then proves its key
 CLOSED = ("destroyed", "gone", "lost")
 CLOSING = ("disabled", "scheduled")
 
@@ -103,8 +100,10 @@ class NamedJob:
 
 @dataclass(frozen=True)
 class Facts:
-    now: datetime
-    ages_before: datetime
+    ages_before: datetime  # a password that was set before is old
+    proofs_before: datetime  # a KMS key that last opened something before has missed a poll
+    held_before: datetime  # a recovery key that was last known to be held before waits for a proof
+    weak_below: int
     passwords: tuple[Password, ...] = ()
     servers: tuple[Server, ...] = ()
     versions: tuple[KmsVersion, ...] = ()
@@ -152,7 +151,7 @@ RULES = (
         lambda f: [
             Subject(v.name, v.server_id, at=v.proven_at, points=v.unproven)
             for v in f.versions
-            if v.unproven and v.state not in (*CLOSED, *CLOSING) and proof_is_late(v.proven_at, f.now)
+            if v.unproven and v.state not in (*CLOSED, *CLOSING) and proof_is_late(v.proven_at, f.proofs_before)
         ],
     ),
     _Rule(
@@ -161,13 +160,13 @@ RULES = (
         lambda f: [
             Subject(r.name, r.id, at=r.held_at, detail="proven" if r.proven_at else "made")
             for r in f.recovery
-            if f.now - r.held_at >= CUSTODY
+            if r.held_at <= f.held_before
         ],
     ),
     _Rule(
         Concern.PASSWORD_WEAK,
         "warn",
-        lambda f: [Subject(p.name, p.id) for p in f.passwords if p.strength is not None and p.strength < WEAK_BELOW],
+        lambda f: [Subject(p.name, p.id) for p in f.passwords if p.strength is not None and p.strength < f.weak_below],
     ),
     _Rule(
         Concern.PASSWORD_AGEING,
@@ -184,8 +183,8 @@ def health(facts: Facts) -> list[Finding]:
     return [finding for finding in found if finding.subjects]
 
 
-def proof_is_late(proven_at: datetime | None, now: datetime) -> bool:
-    return proven_at is None or now - proven_at > PROOF_LATE
+def proof_is_late(proven_at: datetime | None, proofs_before: datetime) -> bool:
+    return proven_at is None or proven_at < proofs_before
 
 
 def _stakes(facts: Facts, states: tuple[str, ...]) -> list[Subject]:

@@ -41,7 +41,8 @@ from tests.jobs.people import HTMX, alice, bob, sven, text_of, vera
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
-FACTS = Facts(now=NOW, ages_before=NOW - 365 * DAY)
+YEAR_AGO = NOW - 365 * DAY
+FACTS = Facts(ages_before=YEAR_AGO, proofs_before=NOW - timedelta(hours=25), held_before=YEAR_AGO, weak_below=3)
 JOB = (NamedJob("job", "1"),)
 
 
