@@ -57,3 +57,15 @@ class BadSheet(CryptoError):
     """The text of a recovery key that cannot be read: letters are missing or wrong."""
 
     code = "bad-sheet"
+
+
+class BadText(CryptoError):
+    """Text that was pasted or read from a file and is not what it should be, or was changed on the way."""
+
+    code = "bad-text"
+
+
+class NotForThisKey(CryptoError):
+    """A challenge that was made for another recovery key, or opens with none."""
+
+    code = "not-for-this-key"

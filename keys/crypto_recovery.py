@@ -2,7 +2,7 @@
 
 The info of each purpose differs, so that nothing sealed for one opens as another: the secret of a key slot, the
 challenge of a proof of custody, and a recovery request's answer. The printable form of the private half is decided in
-crypto_sheet.py.
+crypto_sheet.py, a challenge in crypto_custody.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
+from keys.crypto_armor import armor, unarmor
 from keys.crypto_errors import BadPublicKey, OpenFailed
 
 ENCAPSULATED_BYTES: Final = 1120
@@ -32,6 +33,8 @@ TAG_BYTES: Final = 16
 SLOT: Final = b"backupsite recovery slot 1"
 CUSTODY: Final = b"backupsite custody challenge 1"
 ANSWER: Final = b"backupsite recovery answer 1"
+
+PUBLIC_NAME: Final = "BACKUPSITE RECOVERY KEY PUBLIC HALF"
 
 SEED_BYTES: Final = 32
 MLKEM_PUBLIC_BYTES: Final = 1184
@@ -64,6 +67,24 @@ def fingerprint(public: bytes) -> bytes:
 def check_public(public: bytes) -> None:
     """Raises BadPublicKey for what cannot be sealed to."""
     _public(public)
+
+
+def public_text(public: bytes) -> str:
+    """The public half as text to paste into the console."""
+    return armor(PUBLIC_NAME, public)
+
+
+def read_public(text: str) -> bytes:
+    """Raises BadText for what is no such text, BadPublicKey for what cannot be sealed to."""
+    public = unarmor(PUBLIC_NAME, text)
+    check_public(public)
+    return public
+
+
+def fingerprint_text(public: bytes) -> str:
+    """The fingerprint for people to compare: 16 groups of 4 hexadecimal digits."""
+    digits = fingerprint(public).hex()
+    return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
 
 
 def seal_to(public: bytes, plain: bytes, *, purpose: bytes, bound: bytes) -> bytes:

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import hmac
 from datetime import datetime, timedelta
+from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 
 from backupsite.models import User
+from keys import attempts
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
-from keys.models import PasswordRecord, PasswordVersion, VerifyAttempt
+from keys.models import PasswordRecord, PasswordVersion
 from keys.sealing import seal_for, unseal_for
-
-WRONG_IN_A_MINUTE = 15
-BLOCKED_FOR = timedelta(minutes=5)
-
-
-class TooManyAttempts(Exception):
-    """15 wrong passwords within a minute: the record is blocked for 5 minutes."""
+from keys.strength import estimate
 
 
 @transaction.atomic
@@ -46,9 +42,52 @@ def add_version(record: PasswordRecord, password: str, by: User | None) -> Passw
         lanes=costs.lanes,
         kek_sealed=b"",
         created_by=by,
+        strength=estimate(password, known_words(record.name, record.hint, by)).score if password else None,
     )
     version.save()
     kek = derive_kek(password_bytes(password), salt=salt, parameters=costs)
+    version.kek_sealed = seal_for(version, "kek_sealed", kek)
+    version.save(update_fields=["kek_sealed"])
+    return version
+
+
+def known_words(name: str, hint: str, by: User | None) -> tuple[str, ...]:
+    """Return what makes a password easy to guess when it stands in it."""
+    return (name, hint, by.username if by else "")
+
+
+class CannotKeep(Exception):
+    """A typed password does not become a record; str() says why."""
+
+
+@transaction.atomic
+def keep_version(
+    uuid: UUID,
+    number: int,
+    *,
+    name: str,
+    hint: str,
+    salt: bytes,
+    costs: KdfParameters,
+    kek: bytes,
+    by: User | None,
+) -> PasswordVersion:
+    """Make a record with one version of a password that backup files know by this id; their salt and costs derive it.
+
+    Raises CannotKeep for an id or a name that is taken, and for a derivation cheaper than ours: later points are sealed
+    with it.
+    """
+    usual = KdfParameters()
+    if costs.memory_kib < usual.memory_kib or costs.iterations < usual.iterations:
+        raise CannotKeep(f"its derivation ({costs.memory_kib} KiB, {costs.iterations}) is cheaper than this console's.")
+    if PasswordRecord.objects.filter(uuid=uuid).exists():
+        raise CannotKeep("this console has the record, without this version of it.")
+    if PasswordRecord.objects.filter(name__iexact=name).exists():
+        raise CannotKeep(f"another password is called {name}.")
+    record = PasswordRecord.objects.create(uuid=uuid, name=name, hint=hint, created_by=by)
+    version = PasswordVersion(record=record, number=number, salt=salt, kek_sealed=b"", created_by=by)
+    version.memory_kib, version.iterations, version.lanes = costs.memory_kib, costs.iterations, costs.lanes
+    version.save()
     version.kek_sealed = seal_for(version, "kek_sealed", kek)
     version.save(update_fields=["kek_sealed"])
     return version
@@ -60,13 +99,8 @@ def kek_of(version: PasswordVersion) -> bytes:
 
 
 def verify(record: PasswordRecord, password: str) -> bool:
-    """Tell whether the typed password is the newest version's. Raises TooManyAttempts without deriving."""
-    now = timezone.now()
-    with transaction.atomic():
-        PasswordRecord.objects.select_for_update().get(pk=record.pk)
-        if _is_blocked(record, now):
-            raise TooManyAttempts
-        attempt = VerifyAttempt.objects.create(record=record)  # counted first: parallel guesses don't slip through
+    """Tell whether the typed password is the newest version's. Raises attempts.TooManyAttempts without deriving."""
+    attempt = attempts.begin(record.uuid)
     version = record.newest()
     typed = derive_kek(password_bytes(password), salt=bytes(version.salt), parameters=costs_of(version))
     if not hmac.compare_digest(typed, kek_of(version)):
@@ -79,9 +113,6 @@ def costs_of(version: PasswordVersion) -> KdfParameters:
     return KdfParameters(memory_kib=version.memory_kib, iterations=version.iterations, lanes=version.lanes)
 
 
-def _is_blocked(record: PasswordRecord, now: datetime) -> bool:
-    """Blocked while the newest attempts show 15 within one minute, the last of them less than 5 minutes ago."""
-    times = list(record.attempts.order_by("-at").values_list("at", flat=True)[:WRONG_IN_A_MINUTE])
-    if len(times) < WRONG_IN_A_MINUTE:
-        return False
-    return times[0] - times[-1] <= timedelta(minutes=1) and now - times[0] < BLOCKED_FOR
+def ages_before(now: datetime) -> datetime:
+    """Return when a version must have been made to be old now."""
+    return now - timedelta(days=settings.BACKUPSITE.password_age_days)

@@ -1,8 +1,8 @@
-"""Addresses of the password records."""
+"""Addresses of the password records and the recovery keys."""
 
 from django.urls import path
 
-from keys import views
+from keys import views, views_recovery
 
 urlpatterns = [
     path("keys/", views.password_list, name="password_list"),
@@ -11,5 +11,18 @@ urlpatterns = [
     path("keys/<uuid:uuid>/edit/", views.password_edit, name="password_edit"),
     path("keys/<uuid:uuid>/change/", views.password_change, name="password_change"),
     path("keys/<uuid:uuid>/verify/", views.password_verify, name="password_verify"),
-    path("keys/<uuid:uuid>/delete/", views.password_delete, name="password_delete"),
+    path("keys/recovery/", views_recovery.recovery_list, name="recovery_list"),
+    path("keys/recovery/add/", views_recovery.recovery_add, name="recovery_add"),
+    path("keys/recovery/make/", views_recovery.recovery_make, name="recovery_make"),
+    path("keys/recovery/<uuid:uuid>/", views_recovery.recovery_detail, name="recovery_detail"),
+    path("keys/recovery/<uuid:uuid>/custody/", views_recovery.recovery_custody, name="recovery_custody"),
+    path("keys/recovery/<uuid:uuid>/challenge/", views_recovery.recovery_challenge, name="recovery_challenge"),
+    path(
+        "keys/recovery/<uuid:uuid>/challenge.txt",
+        views_recovery.recovery_challenge_file,
+        name="recovery_challenge_file",
+    ),
+    path("keys/recovery/<uuid:uuid>/retire/", views_recovery.recovery_retire, name="recovery_retire"),
+    path("keys/recovery/<uuid:uuid>/take-back/", views_recovery.recovery_take_back, name="recovery_take_back"),
+    path("keys/recovery/<uuid:uuid>/delete/", views_recovery.recovery_delete, name="recovery_delete"),
 ]

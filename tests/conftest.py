@@ -14,6 +14,8 @@ from backupsite.config import socket_folder
 from tests import soak
 from tests.settings import RUN_FOLDER
 
+pytest_plugins = ["tests.kms.fixtures"]
+
 server_key = pytest.StashKey[postgres.Server]()
 
 

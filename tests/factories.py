@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from django.utils import timezone
 
 from backupsite.models import Role, RoleGrant, User
@@ -29,9 +32,14 @@ from jobs.models import (
     State,
 )
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
-from keys.models import PasswordRecord, PasswordVersion
+from keys.crypto_recovery import RecoveryPrivate, new_private
+from keys.kms.connecting import connect
+from keys.kms.interface import KeyPair
+from keys.models import KmsKey, KmsKeyVersion, KmsServer, MadeBy, PasswordRecord, PasswordVersion, RecoveryKey
 from keys.sealing import ensure_ring, seal_for, vouch_for
 from repositories.models import Chain, Kind, Repository, RestorePoint, Slot
+from tests.kms.certificates import the_ca, the_client
+from tests.kms.server import KmipServer
 
 FIRST_POINT_AT = datetime(2026, 1, 1, tzinfo=UTC)
 CHEAP = KdfParameters(memory_kib=8 * 1024, iterations=1, lanes=1)
@@ -91,8 +99,75 @@ def change_password(record: PasswordRecord, password: str = "another horse") -> 
     return version
 
 
+def make_recovery_key(private: RecoveryPrivate | None = None, **fields: Any) -> RecoveryKey:
+    """Make a recovery key that is vouched for. Give `private` where something sealed for it is to be opened."""
+    ensure_ring()
+    public = (private or new_private()).public()
+    defaults = {"name": f"recovery-{next(_numbers)}", "public": public, "made_by": MadeBy.OFFLINE}
+    key = RecoveryKey.objects.create(**{**defaults, **fields})
+    key.proof = vouch_for(key, "proof")
+    key.save(update_fields=["proof"])
+    return key
+
+
+def make_kms_server(real: KmipServer | None = None, **fields: Any) -> KmsServer:
+    """Make the record of a KMS server, vouched for: of a running one (the fixture kmip_server), or one that is away."""
+    ensure_ring()
+    number = next(_numbers)
+    defaults: dict[str, Any] = {
+        "name": f"kms-{number}",
+        "host": real.host if real else "127.0.0.1",
+        "port": real.port if real else 1,
+        "ca": the_ca().pem,
+        "certificate": the_client().pem,
+    }
+    private_key = fields.pop("private_key", the_client().key_pem)
+    server = KmsServer.objects.create(**{**defaults, **fields}, private_key_sealed=b"")
+    server.private_key_sealed = seal_for(server, "private_key_sealed", private_key.encode())
+    server.proof = vouch_for(server, "proof")
+    server.save(update_fields=["private_key_sealed", "proof"])
+    return server
+
+
+def make_kms_key(server: KmsServer | None = None, real: KmipServer | None = None, **fields: Any) -> KmsKey:
+    """Make the key of an owner on a server, with its first version: a pair of the running server, or one that nobody
+    has the private half of.
+    """
+    number = next(_numbers)
+    defaults = {"owner": uuid.uuid4(), "owner_name": f"job-{number}"}
+    key = KmsKey.objects.create(server=server or make_kms_server(real), **{**defaults, **fields})
+    add_kms_version(key, real)
+    return key
+
+
+def add_kms_version(key: KmsKey, real: KmipServer | None = None) -> KmsKeyVersion:
+    """Add the next version of a key."""
+    number = key.versions.count() + 1
+    pair = (
+        _real_pair(real, f"backupsite-{key.uuid}", number) if real else KeyPair(f"p{number}", f"q{number}", _public())
+    )
+    version = KmsKeyVersion(
+        key=key, number=number, private_id=pair.private_id, public_id=pair.public_id, public=pair.public
+    )
+    version.save()
+    version.proof = vouch_for(version, "proof")
+    version.save(update_fields=["proof"])
+    return version
+
+
+def _real_pair(real: KmipServer, name: str, number: int) -> KeyPair:
+    with connect(real.address()) as kms:
+        return kms.create_key_pair(name, 3072) if number == 1 else kms.rotate(name, number - 1, 3072)
+
+
+@cache
+def _public() -> bytes:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=3072).public_key()
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 def make_job(**fields: Any) -> Job:
-    """Make a job, encrypted with a password unless `encryption="off"`; its protection is vouched for."""
+    """Make a job, encrypted with a password unless `encryption="off"` or `kms_key` is given; it is vouched for."""
     ensure_ring()
     number = next(_numbers)
     defaults: dict[str, Any] = {"name": f"job-{number}", "sources": [f"/srv/data-{number}"]}
@@ -100,7 +175,9 @@ def make_job(**fields: Any) -> Job:
         defaults["proxy"] = make_proxy()
     if "repository" not in fields:
         defaults["repository"] = make_repository()
-    if fields.get("encryption", Encryption.PASSWORD) == Encryption.PASSWORD and "password" not in fields:
+    if fields.get("kms_key") is not None:
+        defaults["encryption"] = Encryption.KMS
+    elif fields.get("encryption", Encryption.PASSWORD) == Encryption.PASSWORD and "password" not in fields:
         defaults["password"] = make_password()
     job = Job.objects.create(**{**defaults, **fields})
     if "protection_proof" not in fields:
@@ -123,10 +200,12 @@ def make_chain(job: Job | None = None, *, state: str = JobChainState.CURRENT, **
     return chain
 
 
-def make_point(chain: Chain | None = None, *, opens_with: PasswordVersion | None = None, **fields: Any) -> RestorePoint:
+def make_point(
+    chain: Chain | None = None, *, opens_with: PasswordVersion | KmsKeyVersion | None = None, **fields: Any
+) -> RestorePoint:
     """Add the next point of a chain: a full if it is the first, else an incremental on the newest; a day after that.
 
-    An encrypted point gets a slot for `opens_with`, or else for the newest version of the job's password.
+    An encrypted point gets a slot for `opens_with`, or else for the newest version of the job's password or KMS key.
     """
     chain = chain or make_chain()
     last = chain.points.order_by("-sequence").first()
@@ -145,15 +224,24 @@ def make_point(chain: Chain | None = None, *, opens_with: PasswordVersion | None
         "seal_hash": os.urandom(32),
     }
     point = RestorePoint.objects.create(chain=chain, **{**defaults, **fields})
-    version = opens_with or _job_password(chain)
+    version = opens_with or _secret_of_job(chain)
     if chain.encrypted and version is not None:
-        Slot.objects.create(point=point, record_uuid=version.record.uuid, version=version.number, password=version)
+        make_slot(point, version)
     return point
 
 
-def _job_password(chain: Chain) -> PasswordVersion | None:
-    link = JobChain.objects.select_related("job__password").filter(chain=chain).first()
-    return link.job.password.newest() if link and link.job.password else None
+def make_slot(point: RestorePoint, version: PasswordVersion | KmsKeyVersion) -> Slot:
+    if isinstance(version, KmsKeyVersion):
+        fields: dict[str, Any] = {"kind": "kms", "record_uuid": version.key.uuid, "kms": version}
+    else:
+        fields = {"record_uuid": version.record.uuid, "password": version}
+    return Slot.objects.create(point=point, version=version.number, **fields)
+
+
+def _secret_of_job(chain: Chain) -> PasswordVersion | KmsKeyVersion | None:
+    link = JobChain.objects.select_related("job__password", "job__kms_key").filter(chain=chain).first()
+    record = (link.job.password or link.job.kms_key) if link else None
+    return record.newest() if record else None
 
 
 def make_session(job: Job | None = None, **fields: Any) -> Session:

@@ -21,10 +21,19 @@ from backupsite.models import Role, RoleGrant, User
 from backupsite.roles import Right, may
 from jobs import questions
 from jobs.models import Job, JobChain, Session, State
-from keys.models import PasswordRecord, PasswordVersion
+from keys.models import CustodyChallenge, PasswordRecord, PasswordVersion, RecoveryKey
 from repositories.models import Chain, Repository, RestorePoint
 from tests.cast import browser_of
-from tests.factories import make_chain, make_job, make_password, make_point, make_proxy, make_session, make_user
+from tests.factories import (
+    make_chain,
+    make_job,
+    make_password,
+    make_point,
+    make_proxy,
+    make_recovery_key,
+    make_session,
+    make_user,
+)
 
 PUBLIC, SIGNED_IN = "public", "signed in"
 
@@ -65,6 +74,18 @@ TABLE = {
     "password_verify": Row(KEYS, "GET POST", "password"),
     "password_delete": Row(KEYS, "GET POST", "password"),
     "password_usage": Row(KEYS, "GET", "password"),
+    "password_outlook": Row(KEYS, "GET", "password"),
+    "recovery_list": Row(KEYS, "GET"),
+    "recovery_add": Row(KEYS, "GET POST"),
+    "recovery_make": Row(KEYS, "GET POST"),
+    "recovery_detail": Row(KEYS, "GET", "recovery"),
+    "recovery_custody": Row(KEYS, "GET POST", "recovery"),
+    "recovery_challenge": Row(KEYS, "POST", "recovery"),
+    "recovery_challenge_file": Row(KEYS, "GET", "recovery"),
+    "recovery_retire": Row(KEYS, "GET POST", "recovery"),
+    "recovery_take_back": Row(KEYS, "POST", "recovery"),
+    "recovery_delete": Row(KEYS, "GET POST", "recovery"),
+    "recovery_usage": Row(KEYS, "GET", "recovery"),
     "repository_list": Row(SEE, "GET"),
     "repository_detail": Row(SEE, "GET", "repository"),
     "repository_room": Row(SEE, "GET", "repository"),
@@ -103,6 +124,7 @@ TABLE = {
 }
 
 WATCHED = (User, RoleGrant, Job, JobChain, Session, PasswordRecord, PasswordVersion, Repository, Chain, RestorePoint)
+WATCHED += (RecoveryKey, CustodyChallenge)
 
 
 def patterns(resolver: URLResolver) -> Iterator[URLPattern]:
@@ -151,6 +173,7 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
         "user": {"pk": make_user(Role.VIEWER).pk},
         "inactive": {"pk": make_user(Role.VIEWER, is_active=False).pk},
         "password": {"uuid": job.password.uuid},
+        "recovery": {"uuid": make_recovery_key().uuid},
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
         "chain of job": {"uuid": job.uuid, "chain": chain.uuid},

@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"keys\.crypto\w*", ("keys.crypto*",)),
     (r"keys\.kms(\..*)?", ("keys.crypto*", "keys.kms")),
     (r"repositories\.engine(\..*)?", ("repositories.engine", "keys.crypto*", "keys.kms")),
-    (r"jobs\.(schedule|retention|planning)", ()),
+    (r"jobs\.(schedule|retention|planning|key_health)", ()),
     (r"jobs\.consequences", ("jobs.planning",)),
     (r"keys\.models(\..*)?", (*HELPERS, "keys.models")),
     (r"repositories\.models", (*HELPERS, "keys.models")),
@@ -55,6 +55,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 LATE: dict[tuple[str, str], str] = {
     ("manage", "django"): "the environment is checked first, so that a malformed setting is one clear line",
     ("repositories.engine.__main__", "repositories.engine.cli"): "numpy reads its settings when it is imported",
+    ("keys.kms.connecting", "keys.kms.kmip"): "its packages are an extra that need not be installed",
     ("backupsite.apps", "backupsite.audit"): "models can be imported only when all apps are ready",
     ("backupsite.web", "backupsite.wsgi"): "each worker of gunicorn loads the application for itself",
     ("backupsite.management.commands.cluster", "django_q.cluster"): "django-q2 reads its name when it is imported",
@@ -63,8 +64,10 @@ LATE: dict[tuple[str, str], str] = {
 # Where work comes in. Nothing else imports these: a rule that two of them need has its home below.
 ENTRANCES = re.compile(r"\w+\.(views\w*|\w+_views|urls\w*|tasks|management\..*)")
 
-RULES_OF_JOBS = r"jobs\.(schedule|retention|planning|consequences)"
-WITHOUT_DJANGO = rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process|protocol)"
+RULES_OF_JOBS = r"jobs\.(schedule|retention|planning|consequences|key_health)"
+WITHOUT_DJANGO = (
+    rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process\w*|protocol)"
+)
 CLOCKS_AND_DICE = {"now", "today", "utcnow", "time_ns", "monotonic", "perf_counter", "urandom", "random", "uuid4"}
 
 

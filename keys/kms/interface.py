@@ -6,7 +6,8 @@ kept of its answers and what an outage means is decided in `keys.kms_servers`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import ClassVar, Protocol, Self
@@ -67,6 +68,24 @@ class PairState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a server is, whom it must show itself to be, and who we are to it. Certificates and key are PEM text."""
+
+    kind: str
+    host: str
+    port: int
+    ca_pem: str = field(repr=False)
+    certificate_pem: str = field(repr=False)
+    private_key_pem: str = field(repr=False)
+    name: str = ""
+    timeout_seconds: float = 15.0  # for connecting, and for each call
+
+    def __str__(self) -> str:
+        place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"“{self.name}” ({place})" if self.name else place
+
+
+@dataclass(frozen=True, slots=True)
 class KeyPair:
     """A pair as the server made it: its ids, and the public half as DER SubjectPublicKeyInfo."""
 
@@ -90,7 +109,8 @@ class Kms(Protocol):
     def create_key_pair(self, name: str, bits: int) -> KeyPair:
         """Make a pair for wrapping and unwrapping, and activate it."""
 
-    def public_key(self, public_id: str) -> bytes: ...
+    def public_key(self, public_id: str) -> bytes:
+        """Return the public half as DER SubjectPublicKeyInfo."""
 
     def unwrap(self, private_id: str, encapsulated: bytes, oaep: Oaep) -> bytes:
         """Return the secret, decrypted by the server."""
@@ -101,8 +121,14 @@ class Kms(Protocol):
     def state(self, private_id: str) -> PairState:
         """Return what the server says of the private half; GONE where it knows none."""
 
-    def rotated(self, private_id: str) -> KeyPair | None:
-        """Return the pair that replaced this one by the server's own rotation, if there is one."""
+    def rotated(self, name: str, generation: int, known: Collection[str]) -> KeyPair | None:
+        """Return the pair that replaced the one of this generation by a rotation at the server, if there is one.
 
-    def rotate(self, private_id: str, name: str, bits: int) -> KeyPair:
-        """Let the server replace the pair by a new one, and return that."""
+        `name` is what the first pair was made with, `known` are the ids of all pairs that are known already.
+        """
+
+    def rotate(self, name: str, generation: int, bits: int) -> KeyPair:
+        """Make the pair that replaces the one of this generation. Earlier ones go on opening what they did."""
+
+    def destroy(self, pair: KeyPair) -> None:
+        """Destroy a pair for good: for one that was made to try the server, never for one that opens a backup."""

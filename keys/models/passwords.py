@@ -83,13 +83,13 @@ class PasswordVersion(models.Model):
 
 
 class VerifyAttempt(models.Model):
-    """One wrong re-typing of a record's password: counted over all web processes, in Postgres."""
+    """One wrong secret for a subject (a password record, a backup chain): counted over all web processes."""
 
-    record = models.ForeignKey(PasswordRecord, on_delete=models.CASCADE, related_name="attempts")
+    subject = models.UUIDField()
     at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        indexes = [models.Index(fields=["record", "at"], name="attempts_of_a_record")]
+        indexes = [models.Index(fields=["subject", "at"], name="attempts_of_a_subject")]
 
     def __str__(self) -> str:
-        return f"wrong password for {self.record_id} at {self.at}"
+        return f"wrong secret for {self.subject} at {self.at}"
