@@ -8,6 +8,7 @@ never stored unless a record of it is asked for, and never comes back into a pag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -184,6 +185,8 @@ class FileRow:
     point: RestorePoint | None
     state: str
     tone: str
+    kind: str  # of backup; empty while it was not opened
+    taken_at: datetime | None
     signed: str
 
 
@@ -222,7 +225,10 @@ APART = {
 def _row(file: SeenFile, points: dict[UUID, RestorePoint], ours: bytes | None) -> FileRow:
     point = points.get(file.file_id) if file.file_id else None
     state, tone = _state(file, point)
-    return FileRow(file, point, state, tone, _signed(file, ours))
+    told = point or file.sealed
+    return FileRow(
+        file, point, state, tone, told.kind if told else "", told.started_at if told else None, _signed(file, ours)
+    )
 
 
 def _state(file: SeenFile, point: RestorePoint | None) -> tuple[str, str]:
