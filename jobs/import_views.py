@@ -14,8 +14,10 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -25,7 +27,7 @@ from backupsite.responses import no_store
 from backupsite.roles import Right, requires
 from jobs import answering_chains, questions
 from jobs.job_views import signed_in
-from jobs.models import Proxy
+from jobs.models import JobChain, Proxy
 from keys import attempts
 from keys.passwords import CannotKeep
 from keys.signing import public_bytes
@@ -33,7 +35,7 @@ from repositories import importing
 from repositories.engine.takeover import Standing
 from repositories.foreign import ListedChain, OpenedChain, SeenChain, SeenFile
 from repositories.forms_import import ImportForm
-from repositories.models import Chain, Repository, RestorePoint
+from repositories.models import Chain, RecoveryRequest, Repository, RestorePoint
 
 FILES_SHOWN = 100
 
@@ -68,7 +70,9 @@ def chain_import(request: HttpRequest, uuid: UUID, chain: UUID) -> HttpResponse:
     form = ImportForm(request.POST if request.method == "POST" else None, slots=_passwords(seen))
     form.fields["password"].required = seen.encrypted and "own" not in request.POST
     status = 200
-    if request.method == "POST" and form.is_valid():
+    if request.method == "POST" and is_strict(chain):
+        form.add_error(None, STRICT)
+    elif request.method == "POST" and form.is_valid():
         try:
             _import(request, repository, seen, form)
             return redirect("chain_import", uuid, chain)
@@ -94,6 +98,14 @@ WRONG = (
 )  # fmt: skip
 
 
+STRICT = "The job of this chain keeps no key here (strict custody). If its KMS is gone, make a recovery request."
+
+
+def is_strict(chain_id: UUID) -> bool:
+    """Tell whether the chain is of a job that lets no file key be kept: only a recovery request opens it here."""
+    return JobChain.objects.filter(chain__uuid=chain_id, job__strict_custody=True).exists()
+
+
 def ask(request: HttpRequest, kind: str, repository: Repository, **params: object) -> answering_chains.Answer:
     """Ask the proxy about the repository's folder. Raises NoAnswer, Refused."""
     proxy = Proxy.objects.order_by("pk")[0]
@@ -107,10 +119,10 @@ def _import(request: HttpRequest, repository: Repository, seen: SeenChain, form:
     opened = _open_typed(request, repository, seen, typed, form) if typed else _open(request, repository, seen)
     with transaction.atomic():
         taken = importing.store(repository, opened.chain)
-        after = _facts(taken, opened.chain) | {"with": "a typed password" if typed else "what the console has"}
+        after = facts_of(taken, opened.chain) | {"with": "a typed password" if typed else "what the console has"}
         audit.record(request, "chain imported", taken.chain, after=after, severity=Severity.HIGH)
     say_taken(request, taken)
-    if form.cleaned_data["name"]:
+    if opened.passwords and form.cleaned_data["name"]:
         _keep_record(request, opened, form.cleaned_data["name"])
 
 
@@ -160,6 +172,7 @@ def _keep_record(request: HttpRequest, opened: OpenedChain, name: str) -> None:
 
 
 def say_taken(request: HttpRequest, taken: importing.TakenOver) -> None:
+    """Tell what came of it on the next page."""
     what = []
     if taken.points:
         what.append(f"{taken.points:,} restore point{'' if taken.points == 1 else 's'} taken over")
@@ -171,7 +184,8 @@ def say_taken(request: HttpRequest, taken: importing.TakenOver) -> None:
         messages.info(request, "Everything that opens was in the catalogue already.")
 
 
-def _facts(taken: importing.TakenOver, seen: SeenChain) -> dict[str, Any]:
+def facts_of(taken: importing.TakenOver, seen: SeenChain) -> dict[str, Any]:
+    """Return what the audit trail keeps: what was taken over, and what was not."""
     counted = {standing: sum(file.standing == standing for file in seen.files) for standing in Standing}
     left = {standing.value: number for standing, number in counted.items() if number and standing != Standing.JOINED}
     return {"points": taken.points, "keys": taken.keys, "encrypted": seen.encrypted, **left}
@@ -208,9 +222,17 @@ def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
         "waits": closed or not chain,
         "length": sum(file.length for file in seen.files),
         "own": any(slot.here for slot in seen.slots),
+        "strict": STRICT if is_strict(seen.chain_id) else "",
         "recovery": any(slot.kind == "recovery" for slot in seen.slots),
-        "job_name": chain.job_name if chain else "",
+        "requests": open_requests(repository, seen.chain_id),
     }
+
+
+def open_requests(repository: Repository, chain_id: UUID) -> QuerySet[RecoveryRequest]:
+    """Return the recovery requests of a chain that can still be answered."""
+    return RecoveryRequest.objects.filter(
+        repository=repository, chain_uuid=chain_id, answered_at=None, expires_at__gt=timezone.now()
+    )
 
 
 READABLE, CLOSED, UNOPENED = "in the catalogue", "closed", "not opened yet"

@@ -33,9 +33,8 @@ from keys.crypto_slots import Slot, SlotKind, secret_of
 
 REQUEST_NAME = "BACKUPSITE RECOVERY REQUEST"
 ANSWER_NAME = "BACKUPSITE RECOVERY ANSWER"
-MOST_FILES = 16
-MOST_CHARACTERS = 262_144
-_MOST_SLOTS = 64
+MOST_SLOTS = 32  # of all files together, so that the text stays short enough to be carried
+MOST_CHARACTERS = 65_536
 _VERSION = b"\x01"
 _SIGNATURE_BYTES = 64
 _SIGNED = b"backupsite recovery request 1|"
@@ -69,7 +68,7 @@ class AskedFile(msgspec.Struct, array_like=True, frozen=True):
     sequence: _Count
     at_seconds: _Seconds
     size_bytes: _Count
-    slots: Annotated[list[AskedSlot], msgspec.Meta(min_length=1, max_length=_MOST_SLOTS)]
+    slots: Annotated[list[AskedSlot], msgspec.Meta(min_length=1, max_length=MOST_SLOTS)]
 
 
 class _Request(msgspec.Struct, array_like=True, frozen=True):
@@ -86,7 +85,7 @@ class _Request(msgspec.Struct, array_like=True, frozen=True):
     chain: _Id
     points: _Count
     first_at: _Seconds
-    files: Annotated[list[AskedFile], msgspec.Meta(min_length=1, max_length=MOST_FILES)]
+    files: Annotated[list[AskedFile], msgspec.Meta(min_length=1, max_length=MOST_SLOTS)]
 
 
 @dataclass(frozen=True, slots=True)

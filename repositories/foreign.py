@@ -133,7 +133,7 @@ def look(repository: Repository, chain_id: UUID) -> SeenChain:
 
     Raises RepositoryAway, NothingThere if there is no such chain.
     """
-    chain = _on_disk(repository, chain_id)
+    chain = on_disk(repository, chain_id)
     if not RestorePoint.objects.filter(chain__uuid=chain_id, chain__repository=repository).exists():
         return _seen(chain, [_seen_file(file) for file in chain.files])
     return _judged(repository, chain, lambda *_: None)
@@ -151,7 +151,7 @@ def open_chain(
 
     Raises RepositoryAway, NothingThere, Cancelled when it takes too long.
     """
-    chain = _on_disk(repository, chain_id)
+    chain = on_disk(repository, chain_id)
     typed = TypedPassword(password, wanted) if password is not None else None
     sources = [*([typed.of] if typed else []), *([secret_of] if secret_of else []), own_secrets()]
     seen = _judged(repository, chain, in_turn(sources))
@@ -205,7 +205,8 @@ def _root(repository: Repository) -> Path:
     return repository.root
 
 
-def _on_disk(repository: Repository, chain_id: UUID) -> ChainOnDisk:
+def on_disk(repository: Repository, chain_id: UUID) -> ChainOnDisk:
+    """Read the heads of a chain. Raises RepositoryAway, NothingThere."""
     folder = _root(repository) / str(chain_id)
     chain = scan_chain(folder) if folder.is_dir() else None
     if chain is None or not chain.files:
