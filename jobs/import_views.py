@@ -29,6 +29,7 @@ from jobs import answering_chains, questions
 from jobs.job_views import signed_in
 from jobs.models import JobChain, Proxy
 from keys import attempts
+from keys.models import KmsServer
 from keys.passwords import CannotKeep
 from keys.signing import public_bytes
 from repositories import importing
@@ -117,6 +118,8 @@ def _import(request: HttpRequest, repository: Repository, seen: SeenChain, form:
     """Open the chain and take over what belongs to it; what raises leaves nothing behind but the audit event."""
     typed = "" if "own" in request.POST else form.cleaned_data["password"]
     opened = _open_typed(request, repository, seen, typed, form) if typed else _open(request, repository, seen)
+    for note in opened.chain.notes:
+        messages.warning(request, note)
     with transaction.atomic():
         taken = importing.store(repository, opened.chain)
         after = facts_of(taken, opened.chain) | {"with": "a typed password" if typed else "what the console has"}
@@ -222,6 +225,7 @@ def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
         "waits": closed or not chain,
         "length": sum(file.length for file in seen.files),
         "own": any(slot.here for slot in seen.slots),
+        "servers": any(slot.kind == "kms" for slot in seen.slots) and KmsServer.objects.exists(),
         "strict": STRICT if is_strict(seen.chain_id) else "",
         "recovery": any(slot.kind == "recovery" for slot in seen.slots),
         "requests": open_requests(repository, seen.chain_id),

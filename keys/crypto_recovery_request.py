@@ -44,7 +44,7 @@ _Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 _Name = Annotated[str, msgspec.Meta(max_length=400)]
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
-_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _T = TypeVar("_T")
 
 

@@ -21,8 +21,9 @@ from jobs.sessions import start_restore, start_verify
 from jobs.tasks import run_session
 from keys.crypto_password import KdfParameters, derive_kek
 from keys.crypto_recipients import PasswordRecipient
-from keys.models import PasswordRecord, VerifyAttempt
+from keys.models import KmsKey, PasswordRecord, VerifyAttempt
 from keys.passwords import kek_of
+from keys.public_recipients import kms_recipient
 from keys.sealing import ensure_ring
 from repositories.catalogue import check_chain
 from repositories.engine.backup import Kind
@@ -30,7 +31,16 @@ from repositories.models import Chain as ChainRow
 from repositories.models import Repository, RestorePoint, Slot
 from repositories.reading import open_point
 from tests.engine.lab import Chain, inside, recipient
-from tests.factories import make_chain, make_job, make_password, make_proxy, make_repository, make_user
+from tests.factories import (
+    make_chain,
+    make_job,
+    make_kms_key,
+    make_kms_server,
+    make_password,
+    make_proxy,
+    make_repository,
+    make_user,
+)
 from tests.jobs.conftest import Worker
 from tests.jobs.people import alice, bob, charlie, rita, sven, text_of, vera
 from tests.jobs.proxy_answers import answer_at_once, be_silent
@@ -216,6 +226,29 @@ def test_what_the_console_has_opens_a_chain_without_typing(elsewhere, repository
     assert content(point, elsewhere) == b"all is well\n"
     assert point.slots.get().password == version  # the key map knows it
     assert AuditEvent.objects.get(action="chain imported").after["with"] == "what the console has"
+
+
+def test_a_kms_server_opens_a_chain_of_a_console_that_is_lost(elsewhere, repository, asked, kmip_server):
+    """The server knows the key's id; that another console asked for the key does not matter."""
+    key = make_kms_key(make_kms_server(kmip_server), kmip_server)
+    elsewhere.write(recipients=(kms_recipient(key.newest()),))
+    KmsKey.objects.all().delete()
+    alice_ = alice()
+    assert "the servers of this console can be asked" in text_of(alice_.get(address(repository, elsewhere)))
+    post(alice_, repository, elsewhere, own="1")
+    (point,) = points(elsewhere)
+    assert content(point, elsewhere) == b"all is well\n"
+    assert (point.slots.get().kind, point.slots.get().kms) == ("kms", None)
+
+
+def test_a_kms_server_that_is_away_is_said_and_a_password_still_opens(elsewhere, repository, asked):
+    key = make_kms_key()
+    elsewhere.write(recipients=(kms_recipient(key.newest()), recipient(OLD)))
+    alice_ = alice()
+    refused = text_of(post(alice_, repository, elsewhere, own="1"))
+    assert "No file of this chain opened" in refused and key.server.name in refused and not points(elsewhere)
+    assert post(alice_, repository, elsewhere, OLD).status_code == 302
+    assert points(elsewhere)[0].slots.get(kind="kms").kms == key.newest()
 
 
 def test_the_typed_password_can_be_kept_as_a_record(elsewhere, repository, asked):
