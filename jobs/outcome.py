@@ -16,7 +16,7 @@ Result codes (`result_code`, `result_params`):
         damaged              damages, damaged_files
         protection-changed   job
         plaintext-refused    repository
-        key-out-of-reach     what
+        key-out-of-reach     what, because (a code of keys.kms.interface or of the engine, or empty)
         job-gone, point-gone, order-unreadable
         source-in-repository path, repository
         source-in-state-folder path
@@ -46,7 +46,7 @@ Result codes (`result_code`, `result_params`):
         stopped-outside      (nothing): the console was stopped
 
 Codes of log lines: plan, adopted, leftover-removed, resumed, unfinished-held, sockets-skipped, chain-damaged,
-deletion-finished, pruned, tidy-up-failed, log-rest, protocol, damaged-part, damaged-file, verify-note, done, stopped,
+deletion-finished, pruned, tidy-up-failed, custody-strict, custody-not-strict, log-rest, protocol, damaged-part, damaged-file, verify-note, done, stopped,
 failed, rewrap-started, rewrap-closed, rewrap-refused, and the codes of the engine's warnings.
 """
 

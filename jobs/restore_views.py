@@ -36,6 +36,7 @@ from jobs.session_views import page_url
 from jobs.sessions import PointGone, start_restore, start_verify
 from jobs.targets import TargetRefused
 from keys.crypto_sealed import CannotOpenSealed
+from keys.kms.interface import KmsError
 from repositories.engine.entries import Entry, EntryType
 from repositories.engine.errors import EngineError, text
 from repositories.models import RestorePoint
@@ -44,7 +45,7 @@ from repositories.reading import open_point
 PAGE = 50
 SHOWN_IN_A_FOLDER = 2000
 BROWSING_IS_NEW_AFTER = timedelta(hours=1)
-CANNOT_READ = (EngineError, CannotOpenSealed, OSError)
+CANNOT_READ = (EngineError, CannotOpenSealed, KmsError, OSError)
 
 
 @requires(Right.RESTORE)
@@ -230,6 +231,8 @@ def _unreadable(request: HttpRequest, point: RestorePoint, error: Exception, *, 
     """Say on a page of its own why nothing can be shown; out of a fragment the browser is sent to that page."""
     if wants_fragment(request):
         return go_to(request, request.get_full_path())
+    if isinstance(error, KmsError):
+        status = 503
     context = {"point": point, "job": _job_of(point), "error": str(error), "code": getattr(error, "code", "")}
     return render(request, "jobs/point_unreadable.html", context, status=status)
 

@@ -18,15 +18,14 @@ from uuid import UUID
 from django.db import transaction
 
 from keys.crypto_slots import Slot as SlotOnDisk
-from keys.crypto_slots import SlotKind
 from keys.models import KmsKeyVersion, PasswordVersion, RecoveryKey
-from keys.passwords import kek_of
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
-from repositories.engine.errors import EngineError
+from repositories.engine.errors import CannotUnwrap, EngineError
 from repositories.engine.expectation import check_child, difference
-from repositories.engine.reader import Kek, Point, open_point
+from repositories.engine.reader import Point, open_point
 from repositories.engine.takeover import Opened
 from repositories.models import Chain, Kind, PointState, RestorePoint, Slot
+from repositories.own_secrets import own_secrets
 from repositories.reading import expected, seal_file_key
 
 
@@ -105,8 +104,11 @@ class Comparison:
 
 
 @transaction.atomic
-def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
-    """Add the rows of a published file; registering it twice gives the same row."""
+def register(chain: Chain, sealed: SealedFile, *, keeps_key: bool = True) -> RestorePoint:
+    """Add the rows of a published file; registering it twice gives the same row.
+
+    Without `keeps_key` (strict custody) its file key is not stored.
+    """
     existing = RestorePoint.objects.filter(uuid=sealed.file_id).first()
     if existing is not None:
         return existing
@@ -126,7 +128,7 @@ def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
         seal_hash=sealed.seal_hash,
         head_generation=sealed.head_generation,
     )
-    if sealed.file_key is not None:
+    if sealed.file_key is not None and keeps_key:
         seal_file_key(point, sealed.file_key)
     Slot.objects.bulk_create(
         Slot(
@@ -177,12 +179,13 @@ def check_chain(chain: Chain) -> str:
     return chain.damage
 
 
-def adopt(chain: Chain) -> list[RestorePoint]:
+def adopt(chain: Chain, *, keeps_keys: bool = True) -> list[RestorePoint]:
     """Register every sealed file after the newest row: its session died between publishing and registering.
 
-    Raises CannotAdopt, and RepositoryAway; a file that can't be opened and authenticated is never registered.
+    Raises CannotAdopt, and RepositoryAway; a file that can't be opened and authenticated is never registered. KmsError
+    where the KMS that opens it does not do its part: then it is registered when that is back.
     """
-    return [_adopt_one(chain, file) for file in compare(chain).unknown]
+    return [_adopt_one(chain, file, keeps_key=keeps_keys) for file in compare(chain).unknown]
 
 
 def delete_points(points: Iterable[RestorePoint]) -> int:
@@ -252,35 +255,25 @@ def _foreign(file: FileOnDisk, point: RestorePoint) -> str:
     return f"the file of point {point.sequence} is foreign: {problem}" if problem else ""
 
 
-def _adopt_one(chain: Chain, file: FileOnDisk) -> RestorePoint:
+def _adopt_one(chain: Chain, file: FileOnDisk, *, keeps_key: bool) -> RestorePoint:
     head = file.head
     if head is None:
         raise CannotAdopt(file.path, f"its head cannot be read ({file.problem}).")
     if head.chain_id != chain.uuid or head.encrypted != chain.encrypted or head.sequence != file.sequence:
         raise CannotAdopt(file.path, "it does not belong to this chain. Move it away, then try again.")
     try:
-        with open_point(file.path, _secret(file.path, head.slots) if head.encrypted else None) as point:
+        with open_point(file.path, own_secrets() if head.encrypted else None) as point:
             sealed = sealed_file_of(point)
             newest = chain.points.sealed().order_by("sequence").last()
             if newest is not None:
                 check_child(point, expected(newest))
+    except CannotUnwrap as error:
+        raise CannotAdopt(file.path, "none of the keys that open it are known to this console.") from error
     except EngineError as error:
         raise CannotAdopt(file.path, str(error)) from error
     if sealed.parent_id is not None and not chain.points.filter(uuid=sealed.parent_id).exists():
         raise CannotAdopt(file.path, "the catalogue does not know its parent.")
-    return register(chain, sealed)
-
-
-def _secret(path: Path, slots: tuple[SlotOnDisk, ...]) -> Kek:
-    """Return the key encryption key of one of the file's slots.
-
-    Raises CannotAdopt when this console has none of them.
-    """
-    for slot in slots:
-        version = version_of(slot.record, slot.version) if slot.kind is SlotKind.PASSWORD else None
-        if version is not None:
-            return Kek(kek_of(version))
-    raise CannotAdopt(path, "none of the passwords that open it are known to this console.")
+    return register(chain, sealed, keeps_key=keeps_key)
 
 
 def sealed_file_of(point: Point | Opened) -> SealedFile:
