@@ -33,6 +33,7 @@ from tests.factories import (
     make_repository,
     make_user,
 )
+from tests.jobs.unfinished import leave_unfinished
 from tests.kms.server import KmipServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
