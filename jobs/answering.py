@@ -26,6 +26,7 @@ from typing import Any
 
 from django.conf import settings
 
+from jobs import answering_chains
 from jobs.models import Question, QuestionState
 from jobs.questions import Refused, question_of, store_answer
 from jobs.targets import TargetRefused, check_target, is_within, target_rules
@@ -216,4 +217,5 @@ ANSWERS: dict[str, Callable[..., Answer]] = {
     "check_sources": check_sources,
     "check_repository": check_repository,
     "check_target": check_restore_target,
+    **answering_chains.ANSWERS,
 }

@@ -19,7 +19,16 @@ from backupsite.models import User
 from jobs.models import Proxy, Question, QuestionState
 from keys.sealing import seal_for, unseal_for
 
-KINDS = ("list_folder", "check_sources", "check_repository", "check_target")
+KINDS = (
+    "list_folder",
+    "check_sources",
+    "check_repository",
+    "check_target",
+    "unknown_chains",
+    "look_at_chain",
+    "open_chain",
+    "recovery_slots",
+)
 POLL_SECONDS = 0.05
 KEPT_FOR = timedelta(minutes=5)
 

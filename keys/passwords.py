@@ -6,6 +6,7 @@ The bytes of a password and the derivation are decided in `keys.crypto_password`
 from __future__ import annotations
 
 import hmac
+from uuid import UUID
 
 from django.db import transaction
 
@@ -41,6 +42,43 @@ def add_version(record: PasswordRecord, password: str, by: User | None) -> Passw
     )
     version.save()
     kek = derive_kek(password_bytes(password), salt=salt, parameters=costs)
+    version.kek_sealed = seal_for(version, "kek_sealed", kek)
+    version.save(update_fields=["kek_sealed"])
+    return version
+
+
+class CannotKeep(Exception):
+    """A typed password does not become a record; str() says why."""
+
+
+@transaction.atomic
+def keep_version(
+    uuid: UUID,
+    number: int,
+    *,
+    name: str,
+    hint: str,
+    salt: bytes,
+    costs: KdfParameters,
+    kek: bytes,
+    by: User | None,
+) -> PasswordVersion:
+    """Make a record with one version of a password that backup files know by this id; their salt and costs derive it.
+
+    Raises CannotKeep for an id or a name that is taken, and for a derivation cheaper than ours: later points are sealed
+    with it.
+    """
+    usual = KdfParameters()
+    if costs.memory_kib < usual.memory_kib or costs.iterations < usual.iterations:
+        raise CannotKeep(f"its derivation ({costs.memory_kib} KiB, {costs.iterations}) is cheaper than this console's.")
+    if PasswordRecord.objects.filter(uuid=uuid).exists():
+        raise CannotKeep("this console has the record, without this version of it.")
+    if PasswordRecord.objects.filter(name__iexact=name).exists():
+        raise CannotKeep(f"another password is called {name}.")
+    record = PasswordRecord.objects.create(uuid=uuid, name=name, hint=hint, created_by=by)
+    version = PasswordVersion(record=record, number=number, salt=salt, kek_sealed=b"", created_by=by)
+    version.memory_kib, version.iterations, version.lanes = costs.memory_kib, costs.iterations, costs.lanes
+    version.save()
     version.kek_sealed = seal_for(version, "kek_sealed", kek)
     version.save(update_fields=["kek_sealed"])
     return version

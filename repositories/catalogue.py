@@ -25,6 +25,7 @@ from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
 from repositories.engine.errors import EngineError
 from repositories.engine.expectation import check_child, difference
 from repositories.engine.reader import Kek, Point, open_point
+from repositories.engine.takeover import Opened
 from repositories.models import Chain, Kind, PointState, RestorePoint, Slot
 from repositories.reading import expected, seal_file_key
 
@@ -282,7 +283,7 @@ def _secret(path: Path, slots: tuple[SlotOnDisk, ...]) -> Kek:
     raise CannotAdopt(path, "none of the passwords that open it are known to this console.")
 
 
-def sealed_file_of(point: Point) -> SealedFile:
+def sealed_file_of(point: Point | Opened) -> SealedFile:
     """Read from an open point what the catalogue keeps of it."""
     head, summary = point.head, point.summary
     return SealedFile(

@@ -113,6 +113,7 @@ class KeyState(models.TextChoices):
 
 
 CLOSED_FOR_GOOD = (KeyState.DESTROYED, KeyState.LOST)
+OPENING = (KeyState.ACTIVE, KeyState.SCHEDULED)  # the server opens what is sealed for it, today
 
 
 class KmsKeyVersion(models.Model):

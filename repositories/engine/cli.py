@@ -12,6 +12,7 @@ from pathlib import Path
 
 from keys.crypto_errors import CryptoError
 from repositories.engine import (
+    cli_answer,
     cli_backup,
     cli_chain,
     cli_keys,
@@ -89,5 +90,8 @@ def parser() -> argparse.ArgumentParser:
     )
     cli_recovery.add_prove_arguments(
         add("prove", cli_recovery.run_prove, "Answer a console's challenge: prove that you have a recovery key.")
+    )
+    cli_answer.add_arguments(
+        add("answer", cli_answer.run, "Open for a console what its recovery request asks for; off the network.")
     )
     return whole
