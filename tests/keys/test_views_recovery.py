@@ -9,6 +9,7 @@ import pytest
 from django.contrib.sessions.models import Session as BrowserSession
 from django.db import connection
 from django.test import Client
+from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from backupsite.models import AuditEvent, Role
@@ -244,12 +245,21 @@ def test_deleting_is_refused_while_points_have_a_slot(alice: Client, key: Recove
 
 def test_what_it_opens(alice: Client, key: RecoveryKey) -> None:
     give_slot(key)
+    retired = make_recovery_key(retired_at=timezone.now())
     make_point(make_chain(make_job(name="older")))
     make_point(make_chain(make_job(name="open", encryption="off"), encrypted=False))
     text = page(alice, f"/recovery-keys/{key.uuid}/usage/")
     assert "1 restore point with a slot for it, 1 encrypted point without" in text
     assert "ledger" in text and "older" in text and ">open<" not in text
-    assert "existing points" not in text, "adding it to them is another page's, which is not there"
+    assert ("Also add it to existing points" in text) is is_there("rewrap_for_recovery_key", key.uuid)
+    assert "Also add it" not in page(alice, f"/recovery-keys/{retired.uuid}/usage/")
+
+
+def is_there(name: str, *args: object) -> bool:
+    try:
+        return bool(reverse(name, args=args))
+    except NoReverseMatch:
+        return False
 
 
 def test_whoever_may_not_gets_nothing(key: RecoveryKey) -> None:
