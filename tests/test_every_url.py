@@ -129,20 +129,8 @@ TABLE = {
     "point_restore": Row(RESTORE, "GET POST", "point"),
 }
 
-WATCHED = (
-    User,
-    RoleGrant,
-    Job,
-    JobChain,
-    Session,
-    RecoveryRequest,
-    PasswordRecord,
-    PasswordVersion,
-    Repository,
-    Chain,
-    RestorePoint,
-)
-WATCHED += (RecoveryKey, CustodyChallenge)
+WATCHED = (User, RoleGrant, Job, JobChain, Session, RecoveryRequest, Repository, Chain, RestorePoint)
+WATCHED += (PasswordRecord, PasswordVersion, RecoveryKey, CustodyChallenge)
 
 
 def patterns(resolver: URLResolver) -> Iterator[URLPattern]:
