@@ -210,24 +210,27 @@ class FileRow:
 def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
     chain = Chain.objects.filter(uuid=seen.chain_id, repository=repository).first()
     points = {point.uuid: point for point in chain.points.all()} if chain else {}
-    rows = [_row(file, points, public_bytes()) for file in reversed(seen.files)]
+    ours = public_bytes()
+    rows = [_row(file, points, ours) for file in reversed(seen.files)]
     apart = [row for row in rows if row.file.standing in importing.SET_APART]
+    others = [row for row in rows if row.file.standing not in importing.SET_APART]
     closed = sum(row.state in (CLOSED, UNOPENED) for row in rows)
+    kinds = {slot.kind for slot in seen.slots}
     return {
         "repository": repository,
         "chain_id": seen.chain_id,
         "seen": seen,
         "chain": chain,
-        "rows": [*apart, *(row for row in rows if row not in apart)][:FILES_SHOWN],
+        "rows": [*apart, *others][:FILES_SHOWN],
         "left_out": max(0, len(rows) - FILES_SHOWN),
         "apart": len(apart),
-        "closed": closed if seen.encrypted else 0,
         "waits": closed or not chain,
         "length": sum(file.length for file in seen.files),
         "own": any(slot.here for slot in seen.slots),
-        "servers": any(slot.kind == "kms" for slot in seen.slots) and KmsServer.objects.exists(),
+        "kms": "kms" in kinds,
+        "servers": "kms" in kinds and KmsServer.objects.exists(),
         "strict": STRICT if is_strict(seen.chain_id) else "",
-        "recovery": any(slot.kind == "recovery" for slot in seen.slots),
+        "recovery": "recovery" in kinds,
         "requests": open_requests(repository, seen.chain_id),
     }
 
