@@ -96,8 +96,7 @@ def key_of(point: RestorePoint) -> str:
 
 def slot_name(slot: Slot) -> str:
     if slot.password is None:
-        known_by = f"“{slot.hint}”" if slot.hint else f"{str(slot.record_uuid)[:8]}, version {slot.version}"
-        return f"{slot.kind} {known_by}"
+        return f"{slot.kind} {str(slot.record_uuid)[:8]}, version {slot.version}"
     name = slot.password.record.name
     return name if slot.version == 1 else f"{name}, version {slot.version}"
 

@@ -89,6 +89,7 @@ def chain_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "chain": chain,
         "points": shown[:POINTS_ON_A_PAGE],
+        "closed": chain.encrypted and chain.points.sealed().filter(file_key_sealed=None).exists(),
         "older_url": f"{address}?before={shown[POINTS_ON_A_PAGE - 1].sequence}" if more else "",
         "newest_url": address if last else "",
     }

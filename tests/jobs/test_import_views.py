@@ -39,6 +39,7 @@ from tests.factories import (
     make_password,
     make_proxy,
     make_repository,
+    make_session,
     make_user,
 )
 from tests.jobs.conftest import Worker
@@ -289,6 +290,15 @@ def test_a_copy_of_a_chain_that_is_known_elsewhere_is_not_taken_twice(elsewhere,
     )
     page = text_of(post(alice(), other, elsewhere, OLD))
     assert "this is a copy of it" in page and len(points(elsewhere)) == 1
+
+
+def test_a_chain_that_a_session_writes_is_left_to_it(elsewhere, repository, asked):
+    elsewhere.write()
+    job = make_job(name="Ledger files", repository=repository)
+    make_session(job, state=State.RUNNING, claimed_settings={"chain": str(elsewhere.chain_id)})
+    page = text_of(post(alice(), repository, elsewhere, OLD))
+    assert "A session of Ledger files is writing this chain now" in page and asked == ["look_at_chain"]
+    assert not ChainRow.objects.exists()
 
 
 def test_names_and_numbers_of_a_stranger_break_nothing(elsewhere, repository, asked):
