@@ -25,10 +25,22 @@ from repositories.models import Chain, PointState, RestorePoint, Slot
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A point that cannot be rewritten, with the code of `repositories.engine.rewrap_many.obstacle`."""
+    """Points of a chain that cannot be rewritten, with the code of `repositories.engine.rewrap_many.obstacle`."""
 
-    point: RestorePoint
+    chain: Chain
     code: str
+    sequences: tuple[int, ...]
+
+    @property
+    def numbers(self) -> str:
+        """Return which points: 1 to 9, 12."""
+        runs: list[list[int]] = []
+        for number in self.sequences:
+            if runs and number == runs[-1][-1] + 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,11 @@ class Preview:
         return sum(row.uncached for row in self.chains)
 
     @property
+    def closed(self) -> int:
+        """Return how many points cannot be rewritten."""
+        return sum(len(obstacle.sequences) for obstacle in self.obstacles)
+
+    @property
     def left_out(self) -> tuple[ChainRow, ...]:
         return tuple(row for row in self.chains if row.why_not)
 
@@ -110,17 +127,19 @@ class _Chain:
     points: list[RestorePoint]
     slots: dict[int, set[RecordVersion]]  # by the point's key
     in_question: list[RestorePoint] = field(default_factory=list)
+    obstacles: dict[int, str] = field(default_factory=dict)  # by sequence
+
+    @property
+    def writable(self) -> list[RestorePoint]:
+        return [point for point in self.in_question if point.sequence not in self.obstacles]
 
 
 def preview(scope: Scope, plans: list[Planned]) -> Preview:
     chains = [_read(scope, plan) for plan in plans]
     kinds = _kinds(chains)
     rows = _secret_rows(chains, kinds)
-    obstacles = [
-        Obstacle(point, code) for one in chains if one.planned.order for point in one.in_question
-        if (code := obstacle(point.path))
-    ]  # fmt: skip
-    return Preview(tuple(_chain_row(one) for one in chains), tuple(rows), tuple(obstacles), _digest(chains))
+    obstacles = tuple(found for one in chains for found in _obstacles(one))
+    return Preview(tuple(_chain_row(one) for one in chains), tuple(rows), obstacles, _digest(chains))
 
 
 def _read(scope: Scope, plan: Planned) -> _Chain:
@@ -131,7 +150,17 @@ def _read(scope: Scope, plan: Planned) -> _Chain:
     for point in points:
         point.chain = plan.chain
     wanted = [p for p in points if scope.having is None or any(r == scope.having for r, _ in slots[p.pk])]
-    return _Chain(plan, points, slots, wanted)
+    found = _Chain(plan, points, slots, wanted)
+    if plan.order is not None:
+        found.obstacles = {p.sequence: code for p in wanted if (code := obstacle(p.path))}
+    return found
+
+
+def _obstacles(one: _Chain) -> Iterable[Obstacle]:
+    by_code: dict[str, list[int]] = defaultdict(list)
+    for sequence, code in sorted(one.obstacles.items()):
+        by_code[code].append(sequence)
+    return (Obstacle(one.planned.chain, code, tuple(sequences)) for code, sequences in sorted(by_code.items()))
 
 
 def _slots(chain: Chain) -> QuerySet[Slot]:
@@ -143,7 +172,7 @@ def _chain_row(one: _Chain) -> ChainRow:
     span = sum((Span(1, p.size_bytes, p.started_at, p.started_at) for p in one.in_question), Span())
     if order is None:
         return ChainRow(one.planned.chain, one.planned.why_not, span)
-    to_write = [point for point in one.in_question if _after(one.slots[point.pk], order) != one.slots[point.pk]]
+    to_write = [point for point in one.writable if _after(one.slots[point.pk], order) != one.slots[point.pk]]
     uncached = sum(point.file_key_sealed is None for point in to_write)
     return ChainRow(one.planned.chain, "", span, len(to_write), uncached)
 
@@ -158,7 +187,7 @@ def _secret_rows(chains: list[_Chain], kinds: dict[RecordVersion, tuple[str, str
     for one in chains:
         before = {point.sequence: one.slots[point.pk] for point in one.points}
         order = one.planned.order
-        changed = {p.sequence: _after(one.slots[p.pk], order) for p in one.in_question} if order else {}
+        changed = {p.sequence: _after(one.slots[p.pk], order) for p in one.writable} if order else {}
         _count(rows, before, after={**before, **changed})
     return sorted(rows.values(), key=lambda row: (row.secret.kind == "recovery", row.secret.name))
 

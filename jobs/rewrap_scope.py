@@ -33,6 +33,12 @@ class Scope:
     to: str = JOB
     remove: tuple[RecordVersion, ...] = ()
 
+    @property
+    def title(self) -> str:
+        return (
+            f"Add {self.name} to existing points" if self.to == ONLY_RECOVERY else f"Rewrap the points of {self.name}"
+        )
+
 
 @dataclass(frozen=True)
 class Chosen:

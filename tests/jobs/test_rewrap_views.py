@@ -128,7 +128,7 @@ def test_the_old_secret_in_the_newest_point_still_opens_the_chain(job: Job) -> N
     address = reverse("rewrap_for_password", args=[job.password.uuid])
     page = show(alice(), address, to="job", remove=[f"{shared.uuid}:1"])
     assert rows(page) == {"finance": (2, 2, 2, 2), "shared": (3, 1, 3, 3)}
-    assert "the keyring of the newest point opens the whole chain" in text_of(page)
+    assert "the keyring of the newest of these opens every earlier point" in text_of(page)
     assert "“shared” still opens 3 points" in text_of(page)
 
 
@@ -139,17 +139,23 @@ def test_what_cannot_be_rewritten_is_listed_with_its_reason(job: Job) -> None:
     assert job.password
     change_password(job.password)
     page = alice().get(reverse("rewrap_chain", args=[chain.uuid]))
-    assert [(one.point, one.code) for one in page.context["preview"].obstacles] == [(first, "missing")]
+    assert [(one.chain, one.code, one.numbers) for one in page.context["preview"].obstacles] == [
+        (chain, "missing", "1")
+    ]
+    assert page.context["preview"].to_write == 1
     assert "1 point cannot be rewritten" in text_of(page) and "the file is missing" in text_of(page)
 
 
 def test_an_attribute_of_the_file_system_is_listed(job: Job) -> None:
     chain = chain_of(job, 1)
-    path = chain.points.get().path
+    path, other = chain.points.get().path, make_password()
     if os.system(f"chattr +i {path} 2>/dev/null"):
         pytest.skip("this file system, or this user, cannot set the attribute")
     try:
         assert "the file is immutable" in text_of(alice().get(reverse("rewrap_chain", args=[chain.uuid])))
+        place = f"{chain.points.get().slots.get().record_uuid}:1"
+        page = show(alice(), reverse("rewrap_chain", args=[chain.uuid]), to=f"password:{other.uuid}", remove=[place])
+        assert rows(page)["finance"] == (1, 1, 1, 1), "what cannot be taken away is not said to go"
     finally:
         os.system(f"chattr -i {path}")
 
