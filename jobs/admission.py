@@ -33,7 +33,7 @@ PROXY_AWAY_AFTER = timedelta(seconds=30)
 REDELIVER_AFTER = timedelta(seconds=10)
 PIN_RENEWED_WITHIN = timedelta(minutes=30)
 PIN_LENGTH = timedelta(hours=1)
-WRITERS = (SessionKind.BACKUP, SessionKind.PRUNE)
+WRITERS = (SessionKind.BACKUP, SessionKind.PRUNE, SessionKind.REWRAP)
 TASK = "jobs.tasks.run_session"
 
 

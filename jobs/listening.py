@@ -2,7 +2,7 @@
 
 The process must never wait for a worker that waits for the database. So everything that can become much is bounded
 here: of progress only the newest report is kept, log lines go to the session's log, which caps them, and of standard
-error the last lines are kept.
+error the last lines are kept. Heads that were rewritten are as many as the points that the worker asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from typing import IO
 
-from jobs.protocol import ENDS, End, MaySeal, Noted, Progressed, read_event
+from jobs.protocol import ENDS, End, Heads, HeadSaid, MaySeal, Noted, Progressed, read_event
 from jobs.session_log import SessionLog
 
 ERROR_LINES_KEPT = 40
@@ -29,6 +29,7 @@ class Listener:
         self.finished = False  # the process closed its outputs: nothing more will be said
         self._newest: Progressed | None = None
         self._asks_to_seal = False
+        self._heads: list[HeadSaid] = []
         self._error_lines: deque[str] = deque(maxlen=ERROR_LINES_KEPT)
         self._log = log
         self._lock = threading.Lock()
@@ -44,6 +45,15 @@ class Listener:
         with self._lock:
             newest, self._newest = self._newest, None
             return newest
+
+    def heads(self, most: int) -> list[HeadSaid]:
+        """Return the first heads that were not yet dropped: they stay until the worker has stored them."""
+        with self._lock:
+            return self._heads[:most]
+
+    def drop_heads(self, count: int) -> None:
+        with self._lock:
+            del self._heads[:count]
 
     def asks_to_seal(self) -> bool:
         with self._lock:
@@ -77,6 +87,9 @@ class Listener:
                     self._newest = event
             case Noted():
                 self._log.add(event.level, event.code, event.message)
+            case Heads():
+                with self._lock:
+                    self._heads += event.heads
             case MaySeal():
                 with self._lock:
                     self._asks_to_seal = True

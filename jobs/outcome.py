@@ -11,6 +11,7 @@ Result codes (`result_code`, `result_params`):
         restored             skipped, failed, warnings
         verified             depth, notes
         damaged              damages, damaged_files (0: everything can still be restored)
+        rewrapped            written, passed, refused, closed, points
     failed
         damaged              damages, damaged_files
         protection-changed   job
@@ -29,6 +30,9 @@ Result codes (`result_code`, `result_params`):
         database-away        type
         internal-error       type
         unknown-kind         kind
+        nothing-rewrapped    written, passed, refused, closed, points
+        recipient-gone       name
+        chain-gone
         and those of the engine with their fields: cannot-unwrap, corrupt-file (path, part), missing-file,
         unknown-version, plain-refused, fenced, interrupted, out-of-space (path, free_bytes, needed_bytes),
         repository-unwritable (path, reason), source-missing (path), source-unreadable (path, reason),
@@ -36,14 +40,14 @@ Result codes (`result_code`, `result_params`):
         forked-chain (path, file_id), unknown-point (path, sequence), another-writer (path),
         nothing-to-restore (path), bad-target (path, reason)
     cancelled
-        cancelled            before_start: true when it had not begun
+        cancelled            before_start: true when it had not begun; of a rewrap what `jobs.rewrapping` names
     interrupted
         lease-lost           (nothing)
         stopped-outside      (nothing): the console was stopped
 
 Codes of log lines: plan, adopted, leftover-removed, resumed, unfinished-held, sockets-skipped, chain-damaged,
 deletion-finished, pruned, tidy-up-failed, log-rest, protocol, damaged-part, damaged-file, verify-note, done, stopped,
-failed, and the codes of the engine's warnings.
+failed, rewrap-started, rewrap-closed, rewrap-refused, and the codes of the engine's warnings.
 """
 
 from __future__ import annotations

@@ -20,7 +20,18 @@ from typing import BinaryIO
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from jobs import protocol
-from jobs.protocol import BackupRequest, End, Event, Failed, PointFile, Request, RestoreRequest, VerifyRequest
+from jobs.process_rewrap import rewrap_chain
+from jobs.protocol import (
+    BackupRequest,
+    End,
+    Event,
+    Failed,
+    PointFile,
+    Request,
+    RestoreRequest,
+    RewrapRequest,
+    VerifyRequest,
+)
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, Level, ParentPoint, write_backup
 from repositories.engine.chains import remove_leftovers
 from repositories.engine.errors import (
@@ -140,6 +151,8 @@ def _run(request: Request, pipe: Pipe) -> End:
             return _restore(request, pipe)
         case VerifyRequest():
             return _verify(request, pipe)
+        case RewrapRequest():
+            return rewrap_chain(request, pipe)
 
 
 def _backup(request: BackupRequest, pipe: Pipe) -> protocol.Written:

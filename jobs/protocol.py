@@ -90,8 +90,23 @@ class VerifyRequest:
     depth: str
 
 
-Request = BackupRequest | RestoreRequest | VerifyRequest
-REQUESTS: dict[str, type[Request]] = {"backup": BackupRequest, "restore": RestoreRequest, "verify": VerifyRequest}
+@dataclass(frozen=True)
+class RewrapRequest:
+    """The files of a chain, oldest first, each with its key: who shall open them, and who no longer."""
+
+    chain_id: UUID
+    points: tuple[PointFile, ...]
+    add: Recipients
+    remove: tuple[tuple[UUID, int], ...]
+
+
+Request = BackupRequest | RestoreRequest | VerifyRequest | RewrapRequest
+REQUESTS: dict[str, type[Request]] = {
+    "backup": BackupRequest,
+    "restore": RestoreRequest,
+    "verify": VerifyRequest,
+    "rewrap": RewrapRequest,
+}
 
 
 class Progressed(msgspec.Struct, tag="progress", frozen=True):
@@ -162,6 +177,38 @@ class Verified(msgspec.Struct, tag="verified", frozen=True):
     blocks_checked: int
 
 
+class SlotSaid(msgspec.Struct, frozen=True, array_like=True):
+    """One slot of a head, as the catalogue keeps it."""
+
+    kind: str
+    record: UUID
+    version: int
+    hint: str
+
+
+class HeadSaid(msgspec.Struct, frozen=True, array_like=True):
+    """An authentic head, as it is on disk now."""
+
+    file_id: UUID
+    generation: int
+    slots: list[SlotSaid]
+
+
+class Heads(msgspec.Struct, tag="heads", frozen=True):
+    """What was rewrapped, or was as wanted already: the worker brings the catalogue up to it."""
+
+    heads: list[HeadSaid]
+
+
+class RewrapDone(msgspec.Struct, tag="rewrap-done", frozen=True):
+    """`stopped`: on the worker's wish, before all points were looked at."""
+
+    written: int
+    passed: int
+    refused: int
+    stopped: bool
+
+
 class Failed(msgspec.Struct, tag="failed", frozen=True):
     code: str
     params: dict[str, Any]
@@ -172,9 +219,9 @@ class MaySealAnswer(msgspec.Struct, tag="seal", frozen=True):
     allowed: bool
 
 
-Event = Progressed | Noted | MaySeal | Written | Restored | Verified | Failed
-End = Written | Restored | Verified | Failed
-ENDS = (Written, Restored, Verified, Failed)
+Event = Progressed | Noted | MaySeal | Heads | Written | Restored | Verified | RewrapDone | Failed
+End = Written | Restored | Verified | RewrapDone | Failed
+ENDS = (Written, Restored, Verified, RewrapDone, Failed)
 
 _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _answers = msgspec.json.Decoder(MaySealAnswer)

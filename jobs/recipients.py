@@ -9,7 +9,7 @@ from __future__ import annotations
 from jobs.models import Encryption, Job
 from jobs.protocol import Recipients
 from keys.crypto_recipients import PasswordRecipient
-from keys.models import PasswordRecord
+from keys.models import PasswordRecord, PasswordVersion
 from keys.passwords import costs_of, kek_of
 from keys.public_recipients import kms_recipient, recovery_recipients
 
@@ -27,7 +27,12 @@ def recipients_of(job: Job) -> Recipients:
 
 def password_recipient(record: PasswordRecord) -> PasswordRecipient:
     """Return the newest version of a password as a recipient. Raises CannotOpenSealed."""
-    version = record.newest()
+    return password_version_recipient(record.newest())
+
+
+def password_version_recipient(version: PasswordVersion) -> PasswordRecipient:
+    """Raises CannotOpenSealed."""
+    record = version.record
     return PasswordRecipient(
         record=record.uuid,
         version=version.number,

@@ -17,12 +17,12 @@ from typing import TypeVar
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from jobs import backing_up, restoring, verifying
+from jobs import backing_up, restoring, rewrapping, verifying
 from jobs.admission import admit
 from jobs.leases import Claim, Stale, claim, kept, renew
 from jobs.models import DONE_WELL, Session, SessionKind, State
 from jobs.outcome import Outcome, SessionFailed, failure, failure_of, store
-from jobs.protocol import End, Request
+from jobs.protocol import End, HeadSaid, Request
 from jobs.session_log import SessionLog
 from jobs.supervising import DATABASE_ERRORS, Supervisor, state_disk_full
 
@@ -37,18 +37,20 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Kind:
     """`prepare` returns what the process is told; `finish` registers what came of it and returns the end; `after`
-    tidies up.
+    tidies up. `storing` returns what brings the catalogue up to what the process reports on its way.
     """
 
     prepare: Callable[[Session, Claim, SessionLog], Request]
     finish: Callable[[Session, Claim, Request, End, SessionLog], Outcome]
     after: Callable[[Session, SessionLog], None]
+    storing: Callable[[Session, Claim], Callable[[list[HeadSaid]], None]] | None = None
 
 
 KINDS: dict[str, Kind] = {
     SessionKind.BACKUP: Kind(backing_up.prepare, backing_up.finish, backing_up.after),
     SessionKind.RESTORE: Kind(restoring.prepare, restoring.finish, restoring.after),
     SessionKind.VERIFY: Kind(verifying.prepare, verifying.finish, verifying.after),
+    SessionKind.REWRAP: Kind(rewrapping.prepare, rewrapping.finish, rewrapping.after, rewrapping.storing),
 }
 
 
@@ -101,7 +103,9 @@ def _outcome(session: Session, held: Claim, log: SessionLog) -> Outcome:
         return failure(full)
     with kept(held):
         request = kind.prepare(session, held, log)
-    end = Supervisor(held, log).run(request)
+    supervisor = Supervisor(held, log, kind.storing(session, held) if kind.storing else None)
+    end = supervisor.run(request)
+    _persist(supervisor.store_heads)
     outcome = _persist(lambda: kind.finish(session, held, request, end, log))
     if outcome.state in DONE_WELL:
         _tidy_up(kind, session, held, log)

@@ -39,6 +39,9 @@ LINES_WITHOUT_NAMES = (
     "sockets-skipped",
     "deletion-finished",
     "pruned",
+    "rewrap-started",
+    "rewrap-closed",
+    "rewrap-refused",
     "tidy-up-failed",
     "log-rest",
     "done",
@@ -126,7 +129,7 @@ def session_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "session": session,
         "names": names,
         "result_is_private": not names
-        and session.kind != SessionKind.BACKUP
+        and session.kind not in (SessionKind.BACKUP, SessionKind.REWRAP)
         and session.result_code not in SAYS_NO_NAME,
         "selection": chosen(session) if names else None,
         "finished_now": not session.is_active and wants_fragment(request),

@@ -27,7 +27,7 @@ from backupsite import launch
 from jobs.leases import Claim, Stale, held_row, renew
 from jobs.listening import Listener
 from jobs.models import Session, SessionProgress
-from jobs.protocol import End, Failed, MaySealAnswer, Progressed, Request, line_of, request_line
+from jobs.protocol import End, Failed, HeadSaid, MaySealAnswer, Progressed, Request, line_of, request_line
 from jobs.samples import Graph
 from jobs.session_log import SessionLog
 from repositories.engine.errors import text
@@ -36,6 +36,7 @@ LOOK_SECONDS = 0.5  # how often cancellation is looked for
 STORE_SECONDS = 1.0
 KILL_AFTER_SECONDS = 1.2  # after TERM on somebody's wish: together with LOOK_SECONDS less than two seconds
 GRACE_SECONDS = 5.0  # where nobody waits: time to remove what is unfinished
+HEADS_AT_ONCE = 500  # rows of a transaction: what is stored by then stays stored
 RESERVE_BYTES = 1024**3
 RESERVE_SHARE = 0.02
 KEPT_ENVIRONMENT = ("BACKUPSITE_SUPERVISED",)  # by which the console's supervisor knows its own
@@ -60,12 +61,18 @@ class Beat:
 
 
 class Supervisor:
-    """One run of one session's process. `cancelled` says whether it was stopped on somebody's wish."""
+    """One run of one session's process. `cancelled` says whether it was stopped on somebody's wish.
 
-    def __init__(self, held: Claim, log: SessionLog) -> None:
+    `store_heads` brings the catalogue up to heads that the process rewrote; it is called while the process goes on.
+    """
+
+    def __init__(
+        self, held: Claim, log: SessionLog, store_heads: Callable[[list[HeadSaid]], None] | None = None
+    ) -> None:
         self.cancelled = False
         self._held = held
         self._log = log
+        self._store_heads = store_heads
         self._graph = Graph()
         self._stopping: End | None = None  # what the end will be called, once the process is told to stop
         self._kill_at: float | None = None
@@ -154,6 +161,13 @@ class Supervisor:
         if newest is not None:
             store_progress(self._held, newest, self._graph)
         self._log.store()
+        self.store_heads()
+
+    def store_heads(self) -> None:
+        """Bring the catalogue up to what was told. Raises the database's errors; what is not stored then stays."""
+        while self._store_heads is not None and (heads := self._listener.heads(HEADS_AT_ONCE)):
+            self._store_heads(heads)
+            self._listener.drop_heads(len(heads))
 
     def _in_database(self, action: Callable[[], Result]) -> Result | None:
         """Return what the action returns, or None while the database is away: the session goes on without it."""

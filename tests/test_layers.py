@@ -66,7 +66,7 @@ ENTRANCES = re.compile(r"\w+\.(views\w*|\w+_views|urls\w*|tasks|management\..*)"
 
 RULES_OF_JOBS = r"jobs\.(schedule|retention|planning|consequences)"
 WITHOUT_DJANGO = (
-    rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process|protocol)"
+    rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process\w*|protocol)"
 )
 CLOCKS_AND_DICE = {"now", "today", "utcnow", "time_ns", "monotonic", "perf_counter", "urandom", "random", "uuid4"}
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from uuid import UUID
 
 from keys.crypto_recipients import Recipient
-from keys.crypto_slots import Slot, read_slots, wrap
+from keys.crypto_slots import Slot
+from repositories.engine.chain_keys import new_slots
 from repositories.engine.errors import AnotherWriter, BadOrder, MissingFile, damaged, text
 from repositories.engine.head import MAX_SLOTS, Head, authenticates, pack_head, read_heads, read_used
 from repositories.engine.layout import HEAD_A_OFFSET, HEAD_B_OFFSET, HEAD_COPY_BYTES
@@ -96,8 +97,7 @@ def _slots(
             f"{text(path)} cannot hold more than {MAX_SLOTS} key slots. Take away some that are not needed.",
             path=text(path),
         )
-    raw = b"".join(wrap(recipient, file_key, chain_id=head.chain_id, file_id=head.file_id) for recipient in wanted)
-    return (*stay, *read_slots(raw, len(wanted))[0])
+    return (*stay, *new_slots(wanted, file_key, chain_id=head.chain_id, file_id=head.file_id))
 
 
 def _heal(fd: int, path: Path, head: Head) -> None:

@@ -1,0 +1,316 @@
+"""Rewrap sessions from start to stored end: real processes, real files, and the catalogue that follows them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+
+from backupsite.models import AuditEvent, Severity
+from jobs import rewrapping
+from jobs.admission import admit
+from jobs.file_keys import file_keys_of
+from jobs.leases import Claim, claim
+from jobs.models import Job, LogLine, Proxy, Session, State
+from jobs.planning import plan
+from jobs.rewrap_orders import Order, Wanted, start_rewrap
+from jobs.sessions import AlreadyActive, start_backup, start_restore
+from jobs.situation import situation_of
+from jobs.tasks import run_session
+from keys.crypto_recovery import new_private
+from keys.models import PasswordVersion, RecoveryKey
+from keys.passwords import kek_of
+from keys.sealing import vouch_for
+from repositories import catalogue
+from repositories.engine.errors import CannotUnwrap
+from repositories.engine.layout import BODY_OFFSET
+from repositories.engine.reader import Kek, inspect, open_point
+from repositories.models import RestorePoint, Slot
+from repositories.reading import open_point as open_known
+from tests.factories import change_password, make_job, make_password, make_proxy, make_repository, make_user
+from tests.jobs.real_points import write_point
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def proxy(transactional_db: None) -> Proxy:
+    proxy = make_proxy()
+    Proxy.objects.filter(pk=proxy.pk).update(seen_at=timezone.now() + timedelta(hours=1))
+    return proxy
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_bytes(os.urandom(3000))
+    return make_job(sources=[str(tmp_path / "source")], repository=make_repository(tmp_path / "repository"))
+
+
+def write(job: Job, points: int) -> list[RestorePoint]:
+    return [write_point(job) for _ in range(points)]
+
+
+def old_and_new(job: Job) -> tuple[PasswordVersion, PasswordVersion]:
+    assert job.password
+    old = job.password.newest()
+    return old, change_password(job.password)
+
+
+def wanted(version: PasswordVersion) -> Wanted:
+    return Wanted("password", version.record.uuid, version.number)
+
+
+def order_for(points: list[RestorePoint], add: PasswordVersion, *remove: PasswordVersion) -> Order:
+    taken = tuple((version.record.uuid, version.number) for version in remove)
+    return Order(points[0].chain.uuid, (wanted(add),), taken)
+
+
+def rewrap(points: list[RestorePoint], order: Order) -> Session:
+    session = start_rewrap(points[0].chain, order, by=make_user())
+    run_session(session.pk)
+    session.refresh_from_db()
+    return session
+
+
+def opens(point: RestorePoint, version: PasswordVersion) -> bool:
+    try:
+        open_point(point.path, Kek(kek_of(version))).close()
+    except CannotUnwrap:
+        return False
+    return True
+
+
+def rows(points: list[RestorePoint]) -> list[tuple[int, list[int]]]:
+    found = RestorePoint.objects.filter(pk__in=[point.pk for point in points]).order_by("sequence")
+    return [(p.head_generation, sorted(p.slots.values_list("version", flat=True))) for p in found]
+
+
+def log_codes(session: Session) -> list[str]:
+    return list(LogLine.objects.filter(session=session).values_list("code", flat=True))
+
+
+def test_a_chain_is_rewrapped_and_the_catalogue_follows(job: Job) -> None:
+    points = write(job, 3)
+    old, new = old_and_new(job)
+    before = [hashlib.sha256(point.path.read_bytes()[BODY_OFFSET:]).digest() for point in points]
+    session = rewrap(points, order_for(points, new, old))
+    assert (session.state, session.result_code) == (State.SUCCEEDED, "rewrapped"), session.result_message
+    assert session.result_params == {"written": 3, "passed": 0, "refused": 0, "closed": 0, "points": 3}
+    assert [(opens(point, old), opens(point, new)) for point in points] == [(False, True)] * 3
+    assert [hashlib.sha256(point.path.read_bytes()[BODY_OFFSET:]).digest() for point in points] == before
+    assert rows(points) == [(2, [2])] * 3
+    assert {slot.password for slot in Slot.objects.all()} == {new}
+    assert {slot.hint for slot in Slot.objects.all()} == {job.password and job.password.hint}
+    assert plan(situation_of(job)).reason == "changes-since-parent", "the newest point opens with the new key already"
+    requested, used, ended = AuditEvent.objects.order_by("pk")[:3]
+    assert [event.action for event in (requested, used, ended)] == ["rewrap requested", "key used", "rewrap ended"]
+    assert requested.severity == Severity.HIGH and requested.after["points"] == 3
+    assert ended.after["written"] == 3
+
+
+def test_adding_alone_leaves_the_old_secret(job: Job) -> None:
+    points = write(job, 2)
+    old, new = old_and_new(job)
+    rewrap(points, order_for(points, new))
+    assert [(opens(point, old), opens(point, new)) for point in points] == [(True, True)] * 2
+    assert rows(points) == [(2, [1, 2])] * 2
+
+
+def test_started_again_it_writes_nothing_twice(job: Job) -> None:
+    points = write(job, 2)
+    old, new = old_and_new(job)
+    rewrap(points, order_for(points, new, old))
+    again = rewrap(points, order_for(points, new, old))
+    assert (again.result_params["written"], again.result_params["passed"]) == (0, 2)
+    assert rows(points) == [(2, [2])] * 2
+
+
+def test_a_crash_between_file_and_row_is_no_damage_and_the_next_rewrap_heals_the_row(job: Job) -> None:
+    points = write(job, 2)
+    old, new = old_and_new(job)
+    order = order_for(points, new, old)
+    rewrap(points, order)
+    RestorePoint.objects.update(head_generation=1)  # the worker died before it stored what the process wrote
+    Slot.objects.update(password=old, version=old.number)
+    assert catalogue.check_chain(points[0].chain) == ""
+    for point in RestorePoint.objects.all():
+        open_known(point).close()
+    backup = start_backup(job, by=None)
+    run_session(backup.pk)
+    backup.refresh_from_db()
+    assert backup.state == State.SUCCEEDED, backup.result_message
+    healed = rewrap(points, order)
+    assert (healed.result_params["written"], healed.result_params["passed"]) == (0, 3)
+    assert rows(points) == [(2, [2])] * 2
+
+
+def test_an_older_head_is_never_gone_on_from(job: Job) -> None:
+    points = write(job, 2)
+    old, new = old_and_new(job)
+    before = points[0].path.read_bytes()[:BODY_OFFSET]
+    rewrap(points, order_for(points, new, old))
+    with points[0].path.open("r+b") as file:
+        file.write(before)
+    session = rewrap(points, order_for(points, old))
+    assert (session.state, session.result_params["refused"]) == (State.WARNING, 1)
+    assert "an old copy was put back" in LogLine.objects.get(session=session, code="rewrap-refused").message
+    assert (inspect(points[0].path).generation, rows(points)[0]) == (1, (2, [2]))
+
+
+def test_a_point_whose_key_is_out_of_reach_is_named_and_the_others_are_done(job: Job) -> None:
+    points = write(job, 3)
+    old, new = old_and_new(job)
+    newest = points[2]
+    RestorePoint.objects.filter(pk=newest.pk).update(file_key_sealed=None)
+    Slot.objects.filter(point=newest).update(password=None)
+    head = inspect(newest.path)
+    PasswordVersion.objects.filter(pk=old.pk).update(number=77)  # the console no longer has what opens the slot
+    session = rewrap(points, Order(newest.chain.uuid, (wanted(new),)))
+    assert (session.state, session.result_params["closed"], session.result_params["written"]) == (State.WARNING, 1, 2)
+    assert "Point 3 was left as it is" in LogLine.objects.get(session=session, code="rewrap-closed").message
+    assert inspect(newest.path) == head
+
+
+def test_a_key_is_found_in_the_keyring_of_a_newer_point_or_by_a_slot(job: Job) -> None:
+    points = write(job, 3)
+    cached = file_keys_of(points).known
+    RestorePoint.objects.exclude(pk=points[2].pk).update(file_key_sealed=None)
+    assert file_keys_of(list(RestorePoint.objects.order_by("sequence"))).known == cached, (
+        "from the newest one's keyring"
+    )
+    RestorePoint.objects.update(file_key_sealed=None)
+    found = file_keys_of(list(RestorePoint.objects.order_by("sequence")))
+    assert (found.known, found.closed) == (cached, {}), "from the newest one's slot, then its keyring"
+
+
+def test_nothing_that_could_be_done_is_a_failure(job: Job) -> None:
+    points = write(job, 1)
+    old, new = old_and_new(job)
+    points[0].path.write_bytes(b"no backup file")
+    session = rewrap(points, order_for(points, new, old))
+    assert (session.state, session.result_code) == (State.FAILED, "nothing-rewrapped")
+
+
+def test_only_the_points_of_a_record(job: Job) -> None:
+    points = write(job, 2)
+    other = make_password("another")
+    job.password = other
+    job.save()
+    points += write(job, 1)
+    third = make_password("a third")
+    session = rewrap(points, Order(points[0].chain.uuid, (wanted(third.newest()),), having=other.uuid))
+    assert session.result_params["points"] == 1
+    assert [opens(point, third.newest()) for point in points] == [False, False, True]
+
+
+def recovery_key() -> RecoveryKey:
+    key = RecoveryKey.objects.create(name=f"sheet {uuid4()}", public=new_private().public(), made_by="offline")
+    key.proof = vouch_for(key, "proof")
+    key.save()
+    return key
+
+
+def test_a_recovery_key_is_added_to_existing_points(job: Job) -> None:
+    points = write(job, 2)
+    key = recovery_key()
+    session = rewrap(points, Order(points[0].chain.uuid, (Wanted("recovery", key.uuid, 1),)))
+    assert session.state == State.SUCCEEDED
+    assert Slot.objects.filter(recovery=key, kind="recovery").count() == 2
+
+
+@pytest.mark.parametrize("change", ["retired", "forged"])
+def test_a_recipient_that_the_console_does_not_vouch_for_gets_no_slot(job: Job, change: str) -> None:
+    points = write(job, 1)
+    key = recovery_key()
+    if change == "forged":
+        RecoveryKey.objects.filter(pk=key.pk).update(public=new_private().public())
+    else:
+        key.retired_at = timezone.now()
+        key.proof = vouch_for(key, "proof")
+        key.save()
+    session = rewrap(points, Order(points[0].chain.uuid, (Wanted("recovery", key.uuid, 1),)))
+    assert session.result_code == {"retired": "recipient-gone", "forged": "key-out-of-reach"}[change]
+    assert inspect(points[0].path).generation == 1
+
+
+def test_an_order_that_was_changed_in_the_database_is_refused(job: Job) -> None:
+    points = write(job, 1)
+    _, new = old_and_new(job)
+    session = start_rewrap(points[0].chain, order_for(points, new), by=None)
+    other = start_rewrap_elsewhere(job, new)
+    Session.objects.filter(pk=session.pk).update(order_sealed=bytes(other.order_sealed or b""))
+    run_session(session.pk)
+    session.refresh_from_db()
+    assert session.result_code == "order-unreadable"
+
+
+def start_rewrap_elsewhere(job: Job, new: PasswordVersion) -> Session:
+    other = make_job(sources=job.sources, password=job.password, repository=make_repository(f"{job.repository.path}-2"))
+    points = [write_point(other)]
+    return start_rewrap(points[0].chain, order_for(points, new), by=None)
+
+
+# Beside others
+
+
+def test_one_writer_a_chain_and_no_other_job_waits(job: Job) -> None:
+    points = write(job, 1)
+    _, new = old_and_new(job)
+    session = start_rewrap(points[0].chain, order_for(points, new), by=None)
+    with pytest.raises(AlreadyActive):
+        start_rewrap(points[0].chain, order_for(points, new), by=None)
+    mine, others = start_backup(job, by=None), start_backup(make_job(sources=job.sources), by=None)
+    for row in (session, mine, others):
+        row.refresh_from_db()
+    assert (session.state, mine.state, mine.wait_reason) == (State.QUEUED, State.WAITING, "chain-busy")
+    assert others.wait_reason != "chain-busy"
+    run_session(session.pk)
+    admit()
+    mine.refresh_from_db()
+    assert mine.state == State.QUEUED
+
+
+def test_a_stop_keeps_what_was_done_and_says_so(job: Job) -> None:
+    points = write(job, 2)
+    old, new = old_and_new(job)
+    session = start_rewrap(points[0].chain, order_for(points, new, old), by=None)
+    held = claim(session.pk)
+    assert isinstance(held, Claim)
+    Session.objects.filter(pk=session.pk).update(cancel_requested_at=timezone.now())
+    request = rewrapping.prepare(session, held, rewrapping_log(session))
+    done = rewrapping.RewrapDone(written=1, passed=0, refused=0, stopped=True)
+    outcome = rewrapping.finish(session, held, request, done, rewrapping_log(session))
+    assert (outcome.state, outcome.code, outcome.params["written"]) == (State.CANCELLED, "cancelled", 1)
+    assert "Started again, it goes on" in outcome.message
+
+
+def rewrapping_log(session: Session) -> rewrapping.SessionLog:
+    return rewrapping.SessionLog(session)
+
+
+def test_a_restore_that_runs_meanwhile_succeeds(job: Job, tmp_path: Path) -> None:
+    """It waits in the middle of reading until every head is another one: its descriptor stays good."""
+    source = tmp_path / "source"
+    for number in range(40):
+        (source / f"file {number}").write_bytes(os.urandom(100_000))
+    points = write(job, 2)
+    old, new = old_and_new(job)
+    restore = start_restore(points[1], by=make_user(), paths=[], into=str(tmp_path / "into"), existing="skip")
+    with open_known(points[1]) as reading:
+        entries = iter(reading.walk())
+        first = next(entry for entry in entries if entry.size)
+        content = reading.read(first)
+        next(content)
+        session = rewrap(points, order_for(points, new, old))
+        assert session.state == State.SUCCEEDED
+        rest = sum(len(piece) for entry in entries if entry.size for piece in reading.read(entry))
+    assert rest > 3_000_000
+    run_session(restore.pk)
+    restore.refresh_from_db()
+    assert (restore.state, restore.files) == (State.SUCCEEDED, 41), restore.result_message
