@@ -67,6 +67,7 @@ def with_figures(chains: QuerySet[Chain]) -> QuerySet[Chain]:
         stored_bytes=Sum("points__size_bytes", filter=SEALED, default=0),
         first_at=Min("points__started_at", filter=SEALED),
         last_at=Max("points__started_at", filter=SEALED),
+        without_key=Count("points", filter=SEALED & Q(encrypted=True, points__file_key_sealed=None)),
     )
 
 
@@ -89,7 +90,6 @@ def chain_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "chain": chain,
         "points": shown[:POINTS_ON_A_PAGE],
-        "closed": chain.encrypted and chain.points.sealed().filter(file_key_sealed=None).exists(),
         "older_url": f"{address}?before={shown[POINTS_ON_A_PAGE - 1].sequence}" if more else "",
         "newest_url": address if last else "",
     }
