@@ -21,10 +21,19 @@ from backupsite.models import Role, RoleGrant, User
 from backupsite.roles import Right, may
 from jobs import questions
 from jobs.models import Job, JobChain, Session, State
-from keys.models import PasswordRecord, PasswordVersion
+from keys.models import KmsKey, KmsKeyVersion, KmsServer, PasswordRecord, PasswordVersion
 from repositories.models import Chain, Repository, RestorePoint
 from tests.cast import browser_of
-from tests.factories import make_chain, make_job, make_password, make_point, make_proxy, make_session, make_user
+from tests.factories import (
+    make_chain,
+    make_job,
+    make_kms_key,
+    make_password,
+    make_point,
+    make_proxy,
+    make_session,
+    make_user,
+)
 
 PUBLIC, SIGNED_IN = "public", "signed in"
 
@@ -65,6 +74,17 @@ TABLE = {
     "password_verify": Row(KEYS, "GET POST", "password"),
     "password_delete": Row(KEYS, "GET POST", "password"),
     "password_usage": Row(KEYS, "GET", "password"),
+    "kms_list": Row(KEYS, "GET"),
+    "kms_new": Row(KEYS, "GET POST"),
+    "kms_detail": Row(KEYS, "GET", "kms server"),
+    "kms_edit": Row(KEYS, "GET POST", "kms server"),
+    "kms_certificate": Row(KEYS, "GET POST", "kms server"),
+    "kms_test": Row(KEYS, "POST", "kms server"),
+    "kms_delete": Row(KEYS, "GET POST", "kms server"),
+    "kms_poll": Row(KEYS, "POST", "kms server"),
+    "kms_rotate": Row(KEYS, "GET POST", "kms key"),
+    "kms_usage": Row(KEYS, "GET", "kms key"),
+    "kms_lost": Row(KEYS, "GET POST", "kms version"),
     "repository_list": Row(SEE, "GET"),
     "repository_detail": Row(SEE, "GET", "repository"),
     "repository_room": Row(SEE, "GET", "repository"),
@@ -102,7 +122,10 @@ TABLE = {
     "point_restore": Row(RESTORE, "GET POST", "point"),
 }
 
-WATCHED = (User, RoleGrant, Job, JobChain, Session, PasswordRecord, PasswordVersion, Repository, Chain, RestorePoint)
+WATCHED = (
+    *(User, RoleGrant, Job, JobChain, Session, PasswordRecord, PasswordVersion, KmsServer, KmsKey, KmsKeyVersion),
+    *(Repository, Chain, RestorePoint),
+)
 
 
 def patterns(resolver: URLResolver) -> Iterator[URLPattern]:
@@ -145,12 +168,16 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(questions, "ask", silent)
     job = make_job(password=make_password())
     chain = make_chain(job)
+    key = make_kms_key()
     addresses = {
         "": {},
         "token": {"token": "no-such-token"},
         "user": {"pk": make_user(Role.VIEWER).pk},
         "inactive": {"pk": make_user(Role.VIEWER, is_active=False).pk},
         "password": {"uuid": job.password.uuid},
+        "kms server": {"uuid": key.server.uuid},
+        "kms key": {"uuid": key.uuid},
+        "kms version": {"uuid": key.uuid, "number": 1},
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
         "chain of job": {"uuid": job.uuid, "chain": chain.uuid},
