@@ -145,4 +145,7 @@ def _outcome(server: KmsServer, report: Report, stakes: list[tuple[StateSeen, St
 
 
 def _closed_words(stakes: list[tuple[StateSeen, Stake]]) -> str:
-    return " ".join(f"The {seen.version} {SENTENCES[seen.now]}. At stake: {stake.words}" for seen, stake in stakes)
+    """Return one sentence for lists; the log has one for each key."""
+    seen, stake = stakes[0]
+    more = f" And {len(stakes) - 1} more: the log names them." if len(stakes) > 1 else ""
+    return f"The {seen.version} is {seen.now.label}; at stake: {stake.words}{more}"

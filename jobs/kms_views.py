@@ -30,13 +30,12 @@ from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer
 class TypedNameForm(forms.Form):
     """What cannot be taken back is confirmed by typing a name."""
 
-    typed = forms.CharField(label="The name of the key's job", max_length=100, widget=forms.TextInput(
-        attrs={"autocomplete": "off"}
-    ))  # fmt: skip
+    typed = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
 
     def __init__(self, data: QueryDict | None = None, *, name: str) -> None:
         super().__init__(data)
         self.name = name
+        self.fields["typed"].label = f"Type “{name}” to go on"
 
     def clean_typed(self) -> str:
         typed: str = self.cleaned_data["typed"]

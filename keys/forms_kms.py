@@ -38,7 +38,7 @@ def pem_fields(label: str, help_text: str = "", *, secret: bool = False) -> tupl
     text = forms.CharField(
         label=label, required=False, strip=True, widget=WriteOnly(shown) if secret else forms.Textarea(shown)
     )
-    file = forms.FileField(label=f"or upload it: {label[0].lower()}{label[1:]}", required=False, help_text=help_text)
+    file = forms.FileField(label=f"{label}, as a file instead", required=False, help_text=help_text)
     return text, file
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.db import transaction
-from django.db.models import Count, ProtectedError
+from django.db.models import Count, ProtectedError, Q
 from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -30,14 +30,20 @@ from keys.kms.connecting import HOW_TO_INSTALL, is_installed
 from keys.kms.interface import KmsError
 from keys.kms.trial import Found
 from keys.kms_servers import CACHED_FOR, rotate
-from keys.models import KmsKey, KmsServer
+from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer
 from keys.views import named
+
+ALARMING = (KeyState.DISABLED, KeyState.SCHEDULED, KeyState.DESTROYED, KeyState.GONE)
 
 
 @requires(Right.KEYS)
 @require_safe
 def kms_list(request: HttpRequest) -> HttpResponse:
-    servers = KmsServer.objects.visible_to(request.user).annotate(key_count=Count("keys")).order_by(Lower("name"))
+    servers = KmsServer.objects.visible_to(request.user).order_by(Lower("name"))
+    servers = servers.annotate(
+        key_count=Count("keys", distinct=True),
+        closed_count=Count("keys__versions", filter=Q(keys__versions__state__in=ALARMING), distinct=True),
+    )
     return render(request, "keys/kms_list.html", {"servers": servers, **_packages()})
 
 
@@ -66,6 +72,7 @@ def kms_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "server": server,
         "keys": server.keys.prefetch_related("versions").order_by(Lower("owner_name")),
+        "closed": KmsKeyVersion.objects.filter(key__server=server, state__in=ALARMING).select_related("key"),
         "weaknesses": kms_records.weaknesses_of(server),
         "client": name_of(server.certificate),
         "client_until": ends_at(server.certificate),
@@ -89,14 +96,14 @@ def kms_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
     server = _server(request, uuid)
     form = ServerForm(request, server=server)
     if request.method == "POST" and form.is_valid():
-        before = _facts(server)
+        old = _facts(server)
         try:
             found = kms_records.change_server(server, form.settings(), form.cleaned_data["ca"])
         except KmsError as error:
             form.add_error(None, str(error))
             server.refresh_from_db()
         else:
-            after = _facts(server)
+            before, after = _differing(old, _facts(server))
             audit.record(request, "KMS server changed", server, before=before, after=after, severity=Severity.HIGH)
             _say_found(request, found, "Saved.")
             return redirect("kms_detail", server.uuid)
@@ -134,14 +141,18 @@ def kms_certificate(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def kms_test(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Try the connection and a round trip now, and keep what was found."""
     server = _server(request, uuid)
-    before = _facts(server)
+    old = _facts(server)
     try:
         found = kms_records.try_again(server)
     except KmsError as error:
         messages.error(request, str(error))
-        audit.record(request, "KMS server tested", server, after={"problem": error.code})
+        audit.record(request, "KMS server tested", server, after={"result": error.code})
     else:
-        audit.record(request, "KMS server tested", server, before=before, after=_facts(server))
+        before, after = _differing(old, _facts(server))
+        severity = Severity.HIGH if after else Severity.INFO
+        audit.record(
+            request, "KMS server tested", server, before=before, after={"result": "works", **after}, severity=severity
+        )
         _say_found(request, found, "It works: the server made a key pair, and opened what was sealed for it.")
     return redirect("kms_detail", server.uuid)
 
@@ -196,8 +207,13 @@ def _packages() -> dict[str, Any]:
 
 
 def _facts(server: KmsServer) -> dict[str, Any]:
-    names = ("name", "host", "port", "key_bits", "outage", "oaep", "releases_private_keys")
-    return {name: getattr(server, name) for name in names}
+    names = ("name", "host", "port", "key_bits", "outage", "releases_private_keys")
+    return {**{name: getattr(server, name) for name in names}, "padding": PADDINGS[Oaep(server.oaep)]}
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    changed = [name for name in old if old[name] != new[name]]
+    return {name: old[name] for name in changed}, {name: new[name] for name in changed}
 
 
 def _say_found(request: HttpRequest, found: Found | None, words: str) -> None:
