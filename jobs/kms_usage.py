@@ -20,13 +20,16 @@ NAMED = 5  # jobs in a sentence
 
 @dataclass(frozen=True)
 class Stake:
-    """`otherwise`: how many of the points have a slot for something else as well, a recovery key for instance."""
+    """`otherwise`: how many of the points have a slot for something else as well, a recovery key for instance;
+    `unproven`: how many were sealed after the pair last opened something.
+    """
 
     points: int
     otherwise: int
     jobs: tuple[str, ...]
     first: datetime | None
     last: datetime | None
+    unproven: int = 0
 
     @property
     def words(self) -> str:
@@ -53,8 +56,14 @@ def stake_of(version: KmsKeyVersion) -> Stake:
     found = points.aggregate(number=Count("pk"), first=Min("started_at"), last=Max("started_at"))
     other_slot = Slot.objects.filter(point=OuterRef("pk")).exclude(kms=version)
     jobs = points.order_by().values_list("chain__job_name", flat=True).distinct()
+    proven = points.filter(sealed_at__lte=version.proven_at).count() if version.proven_at else 0
     return Stake(
-        found["number"], points.filter(Exists(other_slot)).count(), tuple(sorted(jobs)), found["first"], found["last"]
+        points=found["number"],
+        otherwise=points.filter(Exists(other_slot)).count(),
+        jobs=tuple(sorted(jobs)),
+        first=found["first"],
+        last=found["last"],
+        unproven=found["number"] - proven,
     )
 
 

@@ -118,7 +118,9 @@ def _left(deadline: float) -> float:
 
 
 def _connected(address: ServerAddress, deadline: float) -> socket.socket:
-    """Connect to the first address of the host that answers, all within the deadline."""
+    """Connect to the first address of the host that answers, all within the deadline; the system's resolver has limits
+    of its own.
+    """
     problem: OSError = ConnectionRefusedError()
     for family, kind, protocol, _name, place in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
         plain = socket.socket(family, kind, protocol)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 import pytest
+from django.utils import timezone
 
 from backupsite.models import AuditEvent, Role
 from jobs.models import Session, SessionKind
@@ -50,9 +51,13 @@ def test_the_session_of_a_poll_has_a_page(job):
 
 
 def test_who_uses_a_key(job):
-    page = text_of(cast.alice().get(f"/keys/kms/keys/{job.kms_key.uuid}/usage/"))
+    address = f"/keys/kms/keys/{job.kms_key.uuid}/usage/"
+    page = text_of(cast.alice().get(address))
     assert "Where the key of Ledger is used" in page and f"/jobs/{job.uuid}/" in page
-    assert '<td class="num">3</td>' in page
+    row = '<td class="num">3</td><td class="num">0</td><td class="num">{}</td>'
+    assert row.format(3) in page  # the server has not opened anything yet
+    job.kms_key.versions.update(proven_at=timezone.now())
+    assert row.format(0) in text_of(cast.with_role(Role.SECURITY_ADMINISTRATOR).get(address))
 
 
 def test_a_pair_is_declared_lost_only_by_typing_its_name(job):
