@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from keys.crypto_sealed import CannotOpenSealed
-from keys.crypto_slots import SlotKind
 from keys.kms.interface import KmsError
-from keys.kms_servers import slot_secrets
-from keys.passwords import kek_of
-from repositories.catalogue import version_of
 from repositories.engine.errors import CannotUnwrap, EngineError
 from repositories.engine.layout import Malformed
-from repositories.engine.reader import FileKey, Kek, Secret, SlotSecrets, inspect, open_container, read_keyring
+from repositories.engine.reader import FileKey, open_container, read_keyring
 from repositories.models import RestorePoint
+from repositories.own_secrets import own_secrets
 from repositories.reading import file_key_of
 
 OUT_OF_REACH = "No key of it is in the console's reach: not its own, nor one of a later point."
@@ -77,35 +74,13 @@ def _from_keyring(keys: FileKeys, point: RestorePoint, earlier: Sequence[Restore
 
 
 def _from_slots(keys: FileKeys, point: RestorePoint) -> None:
-    reason = keys.closed.get(point.uuid, OUT_OF_REACH)
+    """Open the file with what the console has for its slots, which asks a KMS."""
     try:
-        for secret in _secrets(point):
-            key = _opened(point, secret)
-            if key is not None:
-                keys.known[point.uuid] = key
+        with closing(open_container(point.path, own_secrets())) as container:
+            if container.file_key is not None:
+                keys.known[point.uuid] = container.file_key
                 keys.closed.pop(point.uuid, None)
-                return
-    except (EngineError, CannotOpenSealed, KmsError) as error:
-        reason = str(error)
-    keys.closed[point.uuid] = reason
-
-
-def _secrets(point: RestorePoint) -> list[Secret]:
-    """Return what the console has for the slots of the file: passwords first, then what needs a server."""
-    found: list[Secret] = []
-    slots = inspect(point.path).slots
-    for slot in slots:
-        version = version_of(slot.record, slot.version) if slot.kind is SlotKind.PASSWORD else None
-        if version is not None:
-            found.append(Kek(kek_of(version)))
-    if any(slot.kind is SlotKind.KMS for slot in slots):
-        found.append(SlotSecrets(slot_secrets()))
-    return found
-
-
-def _opened(point: RestorePoint, secret: Secret) -> bytes | None:
-    try:
-        with closing(open_container(point.path, secret)) as container:
-            return container.file_key
     except CannotUnwrap:
-        return None
+        keys.closed.setdefault(point.uuid, OUT_OF_REACH)
+    except (EngineError, CannotOpenSealed, KmsError) as error:
+        keys.closed[point.uuid] = str(error)

@@ -15,17 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_slots import Slot as SlotOnDisk
 from keys.crypto_slots import SlotKind
-from keys.kms.interface import KmsError
-from keys.kms_servers import slot_secrets
-from keys.passwords import kek_of
 from repositories.catalogue import RepositoryAway, SealedFile, kms_version_of, sealed_file_of, version_of
 from repositories.engine.chains import ChainOnDisk, FileOnDisk, scan, scan_chain
 from repositories.engine.errors import Cancelled, text
 from repositories.engine.takeover import Judged, SecretOf, Standing, TypedPassword, in_turn, is_encrypted, take_over
 from repositories.models import Chain, PointState, Repository, RestorePoint
+from repositories.own_secrets import OwnSecrets
 from repositories.reading import expected, file_key_of
 
 CHAINS_AT_MOST = 200
@@ -156,46 +153,10 @@ def open_chain(
     """
     chain = on_disk(repository, chain_id)
     typed = TypedPassword(password, wanted) if password is not None else None
-    own = OwnSecrets()
+    own = OwnSecrets(forgiving=True)
     sources = [*([typed.of] if typed else []), *([secret_of] if secret_of else []), own.of]
     seen = replace(_judged(repository, chain, in_turn(sources)), notes=tuple(own.notes))
     return OpenedChain(seen, tuple(_right(slot, kek) for slot, kek in typed.right.values()) if typed else ())
-
-
-class OwnSecrets:
-    """What this console has for slots: the keys of its password records, and what its KMS servers open.
-
-    A server that does not answer is asked once; what it said is in `notes`.
-    """
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self._keks: dict[tuple[UUID, int], bytes | None] = {}
-        self._from_kms = slot_secrets()
-
-    def of(self, slot: SlotOnDisk, chain_id: UUID, file_id: UUID) -> bytes | None:
-        match slot.kind:
-            case SlotKind.PASSWORD:
-                return self._kek(slot.record, slot.version)
-            case SlotKind.KMS:
-                return None if self.notes else self._opened(slot, chain_id, file_id)
-        return None
-
-    def _kek(self, record: UUID, version: int) -> bytes | None:
-        if (record, version) not in self._keks:
-            row = version_of(record, version)
-            try:
-                self._keks[record, version] = kek_of(row) if row else None
-            except CannotOpenSealed:
-                self._keks[record, version] = None  # it can still be typed
-        return self._keks[record, version]
-
-    def _opened(self, slot: SlotOnDisk, chain_id: UUID, file_id: UUID) -> bytes | None:
-        try:
-            return self._from_kms(slot, chain_id, file_id)
-        except KmsError as error:
-            self.notes.append(str(error))
-            return None
 
 
 def _judged(repository: Repository, chain: ChainOnDisk, secret_of: SecretOf) -> SeenChain:

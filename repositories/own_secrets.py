@@ -6,48 +6,62 @@ is unfinished. Whoever may use what opens, and for what, is decided by the calle
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from uuid import UUID
 
+from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_slots import Slot, SlotKind
+from keys.kms.interface import KmsError
 from keys.kms_servers import slot_secrets
 from keys.models import PasswordVersion
 from keys.passwords import kek_of
 from repositories.engine.reader import SlotSecrets
 
 
-def own_secrets() -> SlotSecrets:
-    """Return the secret of a slot for the engine's reader; None where it is not ours.
+class OwnSecrets:
+    """What a SlotSecrets asks. Each slot is looked at once: a head has two copies, and a server is not asked twice.
 
-    Opening a file with it raises CannotOpenSealed for a record that was changed from outside, and KmsError where a
-    server does not do its part.
+    A forgiving one has no secret where it would raise, and says in `notes` what a server said; one that did not answer
+    is not asked again.
     """
-    from_kms = slot_secrets()
 
-    def secret(slot: Slot, chain_id: UUID, file_id: UUID) -> bytes | None:
-        if slot.kind is SlotKind.PASSWORD:
-            return _kek(slot)
-        return from_kms(slot, chain_id, file_id) if slot.kind is SlotKind.KMS else None
+    def __init__(self, *, forgiving: bool = False) -> None:
+        self.notes: list[str] = []
+        self._forgiving = forgiving
+        self._known: dict[bytes, bytes | None] = {}
+        self._from_kms = slot_secrets()
 
-    return SlotSecrets(_asked_once(secret))
+    def of(self, slot: Slot, chain_id: UUID, file_id: UUID) -> bytes | None:
+        """Return the secret of a slot; None where it is not ours.
+
+        Raises CannotOpenSealed for a record that was changed from outside, and KmsError where a server does not do its
+        part.
+        """
+        if slot.raw not in self._known:
+            self._known[slot.raw] = self._found(slot, chain_id, file_id)
+        return self._known[slot.raw]
+
+    def _found(self, slot: Slot, chain_id: UUID, file_id: UUID) -> bytes | None:
+        try:
+            if slot.kind is SlotKind.PASSWORD:
+                return self._kek(slot.record, slot.version)
+            if slot.kind is SlotKind.KMS and not self.notes:
+                return self._from_kms(slot, chain_id, file_id)
+        except CannotOpenSealed:
+            if not self._forgiving:
+                raise
+        except KmsError as error:
+            if not self._forgiving:
+                raise
+            self.notes.append(str(error))
+        return None
+
+    @staticmethod
+    def _kek(record: UUID, number: int) -> bytes | None:
+        versions = PasswordVersion.objects.select_related("record")
+        version = versions.filter(record__uuid=record, number=number).first()
+        return kek_of(version) if version else None
 
 
-Of = Callable[[Slot, UUID, UUID], bytes | None]
-
-
-def _asked_once(of: Of) -> Of:
-    """Each slot is asked for once: a head has two copies, and a server is not asked twice for the same."""
-    known: dict[bytes, bytes | None] = {}
-
-    def secret(slot: Slot, chain_id: UUID, file_id: UUID) -> bytes | None:
-        if slot.raw not in known:
-            known[slot.raw] = of(slot, chain_id, file_id)
-        return known[slot.raw]
-
-    return secret
-
-
-def _kek(slot: Slot) -> bytes | None:
-    versions = PasswordVersion.objects.select_related("record")
-    version = versions.filter(record__uuid=slot.record, number=slot.version).first()
-    return kek_of(version) if version else None
+def own_secrets() -> SlotSecrets:
+    """Return all that this console has, for the engine's reader: opening raises what `OwnSecrets.of` raises."""
+    return SlotSecrets(OwnSecrets().of)
