@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from jobs import import_views, proxy_views, repository_views
+from jobs import import_views, proxy_views, recovery_request_views, repository_views
 
 urlpatterns = [
     path("repositories/new/", repository_views.repository_new, name="repository_new"),
@@ -11,6 +11,17 @@ urlpatterns = [
     path("repositories/<uuid:uuid>/room/", repository_views.repository_room, name="repository_room"),
     path("repositories/<uuid:uuid>/foreign/", import_views.foreign_chains, name="foreign_chains"),
     path("repositories/<uuid:uuid>/foreign/<uuid:chain>/", import_views.chain_import, name="chain_import"),
+    path(
+        "repositories/<uuid:uuid>/foreign/<uuid:chain>/request/",
+        recovery_request_views.recovery_request_new,
+        name="recovery_request_new",
+    ),
+    path("recovery-requests/<uuid:uuid>/", recovery_request_views.recovery_request, name="recovery_request"),
+    path(
+        "recovery-requests/<uuid:uuid>/file/",
+        recovery_request_views.recovery_request_file,
+        name="recovery_request_file",
+    ),
     path("proxies/", proxy_views.proxy_list, name="proxy_list"),
     path("proxies/<uuid:uuid>/answer/", proxy_views.proxy_answer, name="proxy_answer"),
 ]

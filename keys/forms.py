@@ -30,6 +30,8 @@ class TypedPasswordField(forms.CharField):
 
     def validate(self, value: str) -> None:
         super().validate(value)
+        if not value:  # where it need not be typed
+            return
         try:
             password_bytes(value)
         except BadPassword as error:

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from uuid import UUID
 
 from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_slots import Slot as SlotOnDisk
 from keys.crypto_slots import SlotKind
+from keys.kms.interface import KmsError
+from keys.kms_servers import slot_secrets
 from keys.passwords import kek_of
 from repositories.catalogue import RepositoryAway, SealedFile, kms_version_of, sealed_file_of, version_of
 from repositories.engine.chains import ChainOnDisk, FileOnDisk, scan, scan_chain
@@ -133,7 +134,7 @@ def look(repository: Repository, chain_id: UUID) -> SeenChain:
 
     Raises RepositoryAway, NothingThere if there is no such chain.
     """
-    chain = _on_disk(repository, chain_id)
+    chain = on_disk(repository, chain_id)
     if not RestorePoint.objects.filter(chain__uuid=chain_id, chain__repository=repository).exists():
         return _seen(chain, [_seen_file(file) for file in chain.files])
     return _judged(repository, chain, lambda *_: None)
@@ -151,28 +152,48 @@ def open_chain(
 
     Raises RepositoryAway, NothingThere, Cancelled when it takes too long.
     """
-    chain = _on_disk(repository, chain_id)
+    chain = on_disk(repository, chain_id)
     typed = TypedPassword(password, wanted) if password is not None else None
-    sources = [*([typed.of] if typed else []), *([secret_of] if secret_of else []), own_secrets()]
-    seen = _judged(repository, chain, in_turn(sources))
+    own = OwnSecrets()
+    sources = [*([typed.of] if typed else []), *([secret_of] if secret_of else []), own.of]
+    seen = replace(_judged(repository, chain, in_turn(sources)), notes=tuple(own.notes))
     return OpenedChain(seen, tuple(_right(slot, kek) for slot, kek in typed.right.values()) if typed else ())
 
 
-def own_secrets() -> SecretOf:
-    """Return what gives the keys that this console has for slots: those of its password records."""
+class OwnSecrets:
+    """What this console has for slots: the keys of its password records, and what its KMS servers open.
 
-    @cache
-    def kek(record: UUID, version: int) -> bytes | None:
-        row = version_of(record, version)
+    A server that does not answer is asked once; what it said is in `notes`.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self._keks: dict[tuple[UUID, int], bytes | None] = {}
+        self._from_kms = slot_secrets()
+
+    def of(self, slot: SlotOnDisk, chain_id: UUID, file_id: UUID) -> bytes | None:
+        match slot.kind:
+            case SlotKind.PASSWORD:
+                return self._kek(slot.record, slot.version)
+            case SlotKind.KMS:
+                return None if self.notes else self._opened(slot, chain_id, file_id)
+        return None
+
+    def _kek(self, record: UUID, version: int) -> bytes | None:
+        if (record, version) not in self._keks:
+            row = version_of(record, version)
+            try:
+                self._keks[record, version] = kek_of(row) if row else None
+            except CannotOpenSealed:
+                self._keks[record, version] = None  # it can still be typed
+        return self._keks[record, version]
+
+    def _opened(self, slot: SlotOnDisk, chain_id: UUID, file_id: UUID) -> bytes | None:
         try:
-            return kek_of(row) if row else None
-        except CannotOpenSealed:
-            return None  # shown as a password to be typed
-
-    def of(slot: SlotOnDisk, chain_id: UUID, file_id: UUID) -> bytes | None:
-        return kek(slot.record, slot.version) if slot.kind is SlotKind.PASSWORD else None
-
-    return of
+            return self._from_kms(slot, chain_id, file_id)
+        except KmsError as error:
+            self.notes.append(str(error))
+            return None
 
 
 def _judged(repository: Repository, chain: ChainOnDisk, secret_of: SecretOf) -> SeenChain:
@@ -205,7 +226,8 @@ def _root(repository: Repository) -> Path:
     return repository.root
 
 
-def _on_disk(repository: Repository, chain_id: UUID) -> ChainOnDisk:
+def on_disk(repository: Repository, chain_id: UUID) -> ChainOnDisk:
+    """Read the heads of a chain. Raises RepositoryAway, NothingThere."""
     folder = _root(repository) / str(chain_id)
     chain = scan_chain(folder) if folder.is_dir() else None
     if chain is None or not chain.files:

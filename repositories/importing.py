@@ -105,9 +105,7 @@ def _note_damage(chain: Chain, seen: SeenChain) -> None:
     """Keep on the row of an imported chain what of its folder does not belong to it, by name."""
     if not chain.imported_at:
         return
-    wrong = [
-        f"file {f.sequence}: {f.problem}" for f in seen.files if f.standing not in (Standing.JOINED, Standing.CLOSED)
-    ]
+    wrong = [f"File {file.sequence}: {file.problem}" for file in seen.files if file.standing in SET_APART]
     Chain.objects.filter(pk=chain.pk).update(damage=" ".join(wrong))
 
 

@@ -22,7 +22,7 @@ from backupsite.roles import Right, may
 from jobs import questions
 from jobs.models import Job, JobChain, Session, State
 from keys.models import CustodyChallenge, PasswordRecord, PasswordVersion, RecoveryKey
-from repositories.models import Chain, Repository, RestorePoint
+from repositories.models import Chain, RecoveryRequest, Repository, RestorePoint
 from tests.cast import browser_of
 from tests.factories import (
     make_chain,
@@ -31,6 +31,7 @@ from tests.factories import (
     make_point,
     make_proxy,
     make_recovery_key,
+    make_recovery_request,
     make_session,
     make_user,
 )
@@ -93,6 +94,11 @@ TABLE = {
     "repository_new": Row(ADMINISTER, "GET POST"),
     "repository_check": Row(ADMINISTER, "POST"),
     "repository_edit": Row(ADMINISTER, "GET POST", "repository"),
+    "foreign_chains": Row(KEYS, "GET", "repository"),
+    "chain_import": Row(KEYS, "GET POST", "foreign chain"),
+    "recovery_request_new": Row(KEYS, "POST", "foreign chain"),
+    "recovery_request": Row(KEYS, "GET POST", "recovery request"),
+    "recovery_request_file": Row(KEYS, "GET", "recovery request"),
     "repository_delete": Row(ADMINISTER, "GET POST", "repository"),
     "chain_detail": Row(SEE, "GET", "chain"),
     "proxy_list": Row(SEE, "GET"),
@@ -123,7 +129,7 @@ TABLE = {
     "point_restore": Row(RESTORE, "GET POST", "point"),
 }
 
-WATCHED = (User, RoleGrant, Job, JobChain, Session, PasswordRecord, PasswordVersion, Repository, Chain, RestorePoint)
+WATCHED = (User, RoleGrant, Job, JobChain, Session, RecoveryRequest, PasswordRecord, PasswordVersion, Repository, Chain, RestorePoint)
 WATCHED += (RecoveryKey, CustodyChallenge)
 
 
@@ -176,6 +182,8 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
         "recovery": {"uuid": make_recovery_key().uuid},
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
+        "foreign chain": {"uuid": job.repository.uuid, "chain": "00000000-0000-4000-8000-000000000000"},
+        "recovery request": {"uuid": make_recovery_request(job.repository).uuid},
         "chain of job": {"uuid": job.uuid, "chain": chain.uuid},
         "point": {"uuid": make_point(chain).uuid},
         "proxy": {"uuid": make_proxy().uuid},
