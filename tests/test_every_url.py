@@ -129,7 +129,19 @@ TABLE = {
     "point_restore": Row(RESTORE, "GET POST", "point"),
 }
 
-WATCHED = (User, RoleGrant, Job, JobChain, Session, RecoveryRequest, PasswordRecord, PasswordVersion, Repository, Chain, RestorePoint)
+WATCHED = (
+    User,
+    RoleGrant,
+    Job,
+    JobChain,
+    Session,
+    RecoveryRequest,
+    PasswordRecord,
+    PasswordVersion,
+    Repository,
+    Chain,
+    RestorePoint,
+)
 WATCHED += (RecoveryKey, CustodyChallenge)
 
 
