@@ -13,11 +13,13 @@ from uuid import UUID
 
 from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_slots import SlotKind
+from keys.kms.interface import KmsError
+from keys.kms_servers import slot_secrets
 from keys.passwords import kek_of
 from repositories.catalogue import version_of
 from repositories.engine.errors import CannotUnwrap, EngineError
 from repositories.engine.layout import Malformed
-from repositories.engine.reader import FileKey, Kek, Secret, inspect, open_container, read_keyring
+from repositories.engine.reader import FileKey, Kek, Secret, SlotSecrets, inspect, open_container, read_keyring
 from repositories.models import RestorePoint
 from repositories.reading import file_key_of
 
@@ -35,13 +37,13 @@ class FileKeys:
 def file_keys_of(points: Sequence[RestorePoint]) -> FileKeys:
     """Return the keys of all points of a chain, given from the oldest to the newest.
 
-    Slots are opened only for points whose key is not in the cache, from the newest down; the first keyring that opens
-    gives the keys of everything before it.
+    Slots are opened only for points whose key is not in the cache (a KMS slot by its server), from the newest down; the
+    first keyring that opens gives the keys of everything before it.
     """
     keys = FileKeys()
     for point in points:
         _from_cache(keys, point)
-    learned = False
+    learned = len(keys.known) == len(points)  # nothing to be learned
     for place in range(len(points) - 1, -1, -1):
         point = points[place]
         if point.uuid not in keys.known:
@@ -83,18 +85,21 @@ def _from_slots(keys: FileKeys, point: RestorePoint) -> None:
                 keys.known[point.uuid] = key
                 keys.closed.pop(point.uuid, None)
                 return
-    except (EngineError, CannotOpenSealed) as error:
+    except (EngineError, CannotOpenSealed, KmsError) as error:
         reason = str(error)
     keys.closed[point.uuid] = reason
 
 
 def _secrets(point: RestorePoint) -> list[Secret]:
-    """Return what the console has for the slots of the file."""
+    """Return what the console has for the slots of the file: passwords first, then what needs a server."""
     found: list[Secret] = []
-    for slot in inspect(point.path).slots:
+    slots = inspect(point.path).slots
+    for slot in slots:
         version = version_of(slot.record, slot.version) if slot.kind is SlotKind.PASSWORD else None
         if version is not None:
             found.append(Kek(kek_of(version)))
+    if any(slot.kind is SlotKind.KMS for slot in slots):
+        found.append(SlotSecrets(slot_secrets()))
     return found
 
 

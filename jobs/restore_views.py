@@ -26,12 +26,14 @@ from backupsite.responses import go_to, no_store, page_or_fragment, wants_fragme
 from backupsite.roles import Right, may, requires
 from jobs import questions
 from jobs.byte_paths import crumbs, path_of, quoted
-from jobs.chain_story import key_of, slot_name
+from jobs.chain_story import key_of
 from jobs.download import start_download
 from jobs.forms_filters import Place, place_or_none, uuid_or_none
 from jobs.forms_restore import RestoreForm, selected
 from jobs.job_views import signed_in
+from jobs.key_map import secrets_of
 from jobs.models import Job, JobChain, Pin, Proxy, Session
+from jobs.secret_names import RECORDS, name_of
 from jobs.session_views import page_url
 from jobs.sessions import PointGone, start_restore, start_verify
 from jobs.targets import TargetRefused
@@ -58,7 +60,7 @@ def restore_start(request: HttpRequest) -> HttpResponse:
         points = points.filter(chain__job_chain__job__uuid=job)
     if after:
         points = points.filter(started_at__lte=after.at).exclude(started_at=after.at, pk__gte=after.pk)
-    related = points.select_related("chain__repository").prefetch_related("slots__password__record")
+    related = points.select_related("chain__repository").prefetch_related(*(f"slots__{record}" for record in RECORDS))
     found = list(related.order_by("-started_at", "-pk")[: PAGE + 1])
     context = {
         "points": [(point, key_of(point)) for point in found[:PAGE]],
@@ -77,10 +79,12 @@ def restore_start(request: HttpRequest) -> HttpResponse:
 def point_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     point = _point(request, uuid)
     later = point.chain.points.sealed().filter(sequence__gt=point.sequence).order_by("-sequence")
+    own, through = secrets_of(point)
     context = {
         "point": point,
         "job": _job_of(point),
-        "slots": [(slot, slot_name(slot)) for slot in point.slots.select_related("password__record")],
+        "slots": [(slot, name_of(slot)) for slot in own],
+        "through": [(slot, name_of(slot)) for slot in through],
         "newest": later.first(),
         "earlier": point.chain.points.sealed().filter(sequence__lt=point.sequence).count(),
         "children": point.children.count(),

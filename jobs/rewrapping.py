@@ -17,6 +17,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 
 from backupsite.audit import record_for
 from backupsite.models import Severity
@@ -32,6 +33,7 @@ from jobs.rewrap_orders import Order, Wanted, order_of, points_in
 from jobs.session_log import SessionLog
 from keys.crypto_recipients import KmsRecipient, PasswordRecipient, RecoveryRecipient
 from keys.crypto_sealed import CannotOpenSealed
+from keys.kms_servers import check_may_wrap
 from keys.public_recipients import kms_recipient, recovery_recipients
 from repositories.catalogue import SlotFor, kms_version_of, points_of, version_of
 from repositories.heads import HeadNow, store_heads
@@ -88,7 +90,10 @@ def after(session: Session, log: SessionLog) -> None:
 
 
 def recipients_of(order: Order) -> Recipients:
-    """Return whom to wrap for. Raises SessionFailed for a record that is gone or retired, CannotOpenSealed."""
+    """Return whom to wrap for.
+
+    Raises SessionFailed for a record that is gone or retired, CannotOpenSealed, and keys.kms_servers.WrapRefused.
+    """
     active = {recipient.record: recipient for recipient in recovery_recipients()}
     return Recipients(
         passwords=tuple(_password(one) for one in order.add if one.kind == "password"),
@@ -122,6 +127,7 @@ def _kms(wanted: Wanted) -> KmsRecipient:
     version = kms_version_of(wanted.record, wanted.version)
     if version is None:
         raise _gone(wanted)
+    check_may_wrap(version, timezone.now())
     return kms_recipient(version)
 
 

@@ -20,13 +20,14 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from backupsite.models import Role, RoleGrant, User
 from backupsite.roles import Right, may
 from jobs import questions
-from jobs.models import Job, JobChain, Session, State
+from jobs.models import Job, JobChain, Session, SessionKind, State
 from keys.models import CustodyChallenge, PasswordRecord, PasswordVersion, RecoveryKey
 from repositories.models import Chain, RecoveryRequest, Repository, RestorePoint
 from tests.cast import browser_of
 from tests.factories import (
     make_chain,
     make_job,
+    make_kms_key,
     make_password,
     make_point,
     make_proxy,
@@ -87,6 +88,17 @@ TABLE = {
     "recovery_take_back": Row(KEYS, "POST", "recovery"),
     "recovery_delete": Row(KEYS, "GET POST", "recovery"),
     "recovery_usage": Row(KEYS, "GET", "recovery"),
+    "key_map": Row(KEYS, "GET"),
+    "key_map_csv": Row(KEYS, "GET"),
+    "what_if": Row(KEYS, "GET", "kind of key"),
+    "what_if_csv": Row(KEYS, "GET", "kind of key"),
+    "password_lost": Row(KEYS, "GET POST", "password"),
+    "password_found": Row(KEYS, "POST", "password"),
+    "rewrap_chain": Row(KEYS, "GET POST", "chain"),
+    "rewrap_for_password": Row(KEYS, "GET POST", "password"),
+    "rewrap_for_kms_key": Row(KEYS, "GET POST", "kms key"),
+    "rewrap_for_recovery_key": Row(KEYS, "GET POST", "recovery"),
+    "rewrap_stop": Row(KEYS, "POST", "rewrap"),
     "repository_list": Row(SEE, "GET"),
     "repository_detail": Row(SEE, "GET", "repository"),
     "repository_room": Row(SEE, "GET", "repository"),
@@ -192,6 +204,9 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
         "inactive": {"pk": make_user(Role.VIEWER, is_active=False).pk},
         "password": {"uuid": job.password.uuid},
         "recovery": {"uuid": make_recovery_key().uuid},
+        "kind of key": {"kind": "password", "uuid": job.password.uuid},
+        "kms key": {"uuid": make_kms_key().uuid},
+        "rewrap": {"uuid": make_session(job, kind=SessionKind.REWRAP, state=State.FAILED).uuid},
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
         "foreign chain": {"uuid": job.repository.uuid, "chain": "00000000-0000-4000-8000-000000000000"},
