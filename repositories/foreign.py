@@ -24,7 +24,7 @@ from keys.passwords import kek_of
 from repositories.catalogue import RepositoryAway, SealedFile, kms_version_of, sealed_file_of, version_of
 from repositories.engine.chains import ChainOnDisk, FileOnDisk, scan, scan_chain
 from repositories.engine.errors import Cancelled, text
-from repositories.engine.takeover import Judged, SecretOf, TypedPassword, in_turn, is_encrypted, take_over
+from repositories.engine.takeover import Judged, SecretOf, Standing, TypedPassword, in_turn, is_encrypted, take_over
 from repositories.models import Chain, PointState, Repository, RestorePoint
 from repositories.reading import expected, file_key_of
 
@@ -34,7 +34,9 @@ OPENING_SECONDS = 25  # a quick question is given up after 30
 
 @dataclass(frozen=True)
 class SeenSlot:
-    """A key slot as it stands in the files. `here`: this console has what opens it."""
+    """A key slot as it stands in the files. Of those of a chain: whether this console has what opens it, and in how
+    many files it is.
+    """
 
     kind: str
     record: UUID
@@ -197,7 +199,8 @@ class OwnSecrets:
 
 
 def _judged(repository: Repository, chain: ChainOnDisk, secret_of: SecretOf) -> SeenChain:
-    rows = list(RestorePoint.objects.filter(chain__uuid=chain.chain_id, chain__repository=repository))
+    points = RestorePoint.objects.filter(chain__uuid=chain.chain_id, chain__repository=repository)
+    rows = list(points.select_related("chain"))
     known = [expected(row) for row in rows if row.state == PointState.SEALED]
     judged = take_over(chain, secret_of, known, _cached_keys(rows), _until(OPENING_SECONDS, chain))
     return _seen(chain, [_judged_file(one) for one in judged])
@@ -264,8 +267,11 @@ def _slots_of(chain: ChainOnDisk) -> tuple[SeenSlot, ...]:
     """Return each secret once, the newest file's first, with the number of files that have a slot for it."""
     slots = [slot for file in reversed(chain.files) if file.head for slot in file.head.slots]
     count = Counter((slot.kind, slot.record, slot.version) for slot in slots)
-    first = {(slot.kind, slot.record, slot.version): slot for slot in reversed(slots)}
-    return tuple(replace(_seen_slot(first[place]), files=number) for place, number in count.items())
+    newest = {(slot.kind, slot.record, slot.version): slot for slot in reversed(slots)}
+    return tuple(
+        replace(_seen_slot(newest[place]), files=number, here=_is_here(newest[place]))
+        for place, number in count.items()
+    )
 
 
 def _seen_file(file: FileOnDisk) -> SeenFile:
@@ -289,17 +295,16 @@ def _judged_file(judged: Judged) -> SeenFile:
     if judged.opened is None:
         return seen
     summary = judged.opened.summary
-    return replace(
-        seen,
-        sealed=sealed_file_of(judged.opened),
-        job_name=_one_line(summary.job_name),
-        signer=summary.signer.hex(),
-    )
+    try:
+        sealed = sealed_file_of(judged.opened)
+    except (OverflowError, ValueError, OSError):
+        return replace(seen, standing=Standing.DAMAGED.value, problem="It says that it was made at no possible time.")
+    return replace(seen, sealed=sealed, job_name=_one_line(summary.job_name), signer=summary.signer.hex())
 
 
 def _seen_slot(slot: SlotOnDisk) -> SeenSlot:
     kind = slot.kind.name.lower()
-    return SeenSlot(kind, slot.record, slot.version, text(slot.hint), text(slot.key_id), here=_is_here(slot))
+    return SeenSlot(kind, slot.record, slot.version, text(slot.hint), text(slot.key_id))
 
 
 def _is_here(slot: SlotOnDisk) -> bool:

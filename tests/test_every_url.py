@@ -141,20 +141,8 @@ TABLE = {
     "point_restore": Row(RESTORE, "GET POST", "point"),
 }
 
-WATCHED = (
-    User,
-    RoleGrant,
-    Job,
-    JobChain,
-    Session,
-    RecoveryRequest,
-    PasswordRecord,
-    PasswordVersion,
-    Repository,
-    Chain,
-    RestorePoint,
-)
-WATCHED += (RecoveryKey, CustodyChallenge)
+WATCHED = (User, RoleGrant, Job, JobChain, Session, PasswordRecord, PasswordVersion, Repository, Chain, RestorePoint)
+WATCHED += (RecoveryKey, CustodyChallenge, RecoveryRequest)
 
 
 def patterns(resolver: URLResolver) -> Iterator[URLPattern]:

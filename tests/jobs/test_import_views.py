@@ -39,6 +39,7 @@ from tests.factories import (
     make_password,
     make_proxy,
     make_repository,
+    make_session,
     make_user,
 )
 from tests.jobs.conftest import Worker
@@ -164,6 +165,14 @@ def test_a_plain_chain_is_imported_as_one(elsewhere, repository, asked):
     assert not ChainRow.objects.get(uuid=elsewhere.chain_id).encrypted and not Slot.objects.exists()
 
 
+def test_a_repository_that_requires_encryption_takes_no_plain_chain(elsewhere, repository, asked):
+    Repository.objects.update(requires_encryption=True)
+    elsewhere.passwords = ()
+    elsewhere.write()
+    assert "takes encrypted backups only" in text_of(post(alice(), repository, elsewhere))
+    assert not ChainRow.objects.exists()
+
+
 def test_a_closed_point_is_opened_later_with_another_password(elsewhere, repository, asked):
     """The newest file is lost in this case: what is older opens one by one, with what each was written with."""
     elsewhere.write(passwords=(OLD,))
@@ -281,6 +290,29 @@ def test_a_copy_of_a_chain_that_is_known_elsewhere_is_not_taken_twice(elsewhere,
     )
     page = text_of(post(alice(), other, elsewhere, OLD))
     assert "this is a copy of it" in page and len(points(elsewhere)) == 1
+
+
+def test_a_chain_that_a_session_writes_is_left_to_it(elsewhere, repository, asked):
+    elsewhere.write()
+    job = make_job(name="Ledger files", repository=repository)
+    make_session(job, state=State.RUNNING, claimed_settings={"chain": str(elsewhere.chain_id)})
+    page = text_of(post(alice(), repository, elsewhere, OLD))
+    assert "A session of Ledger files is writing this chain now" in page and asked == ["look_at_chain"]
+    assert not ChainRow.objects.exists()
+
+
+def test_names_and_numbers_of_a_stranger_break_nothing(elsewhere, repository, asked):
+    hostile = replace(recipient(OLD), hint="<b>\0\n" + "ä" * 80)
+    elsewhere.write(recipients=(hostile,), job_name="a\0job\n" + "x" * 300)
+    alice_ = alice()
+    assert "&lt;b&gt;" in alice_.get(address(repository, elsewhere)).content.decode()
+    post(alice_, repository, elsewhere, OLD)
+    (point,) = points(elsewhere)
+    assert "\n" not in point.chain.job_name + point.slots.get().hint and len(point.chain.job_name) == 100
+    far = replace(elsewhere, chain_id=UUID(int=9), points=[])
+    far.write(sequence=3_000_000_000)
+    assert "that the catalogue cannot hold" in text_of(post(alice_, repository, far, OLD))
+    assert ChainRow.objects.count() == 1
 
 
 def test_a_run_whose_beginning_is_gone_is_left_and_the_next_is_taken(elsewhere, repository, asked):

@@ -119,6 +119,7 @@ def test_known_points_whose_kms_is_gone_become_readable_again(elsewhere, reposit
     chain.points.update(file_key_sealed=None)
     type(chain).objects.filter(pk=chain.pk).update(imported_at=None, job_name=job.name)
     address = reverse("chain_import", args=[repository.uuid, elsewhere.chain_id])
+    assert address in alice_.get(reverse("chain_detail", args=[chain.uuid])).content.decode()
     refused = text_of(alice_.post(address, {"password": "lost too"}))
     assert "strict custody" in refused and not chain.points.exclude(file_key_sealed=None).exists()
     made = make_request(alice_, repository, elsewhere)
