@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import signal
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -24,8 +27,10 @@ from keys.crypto_sealed import KeyRing, key_id_of, seal
 from keys.models import PasswordVersion, SigningKey
 from keys.sealed_columns import columns
 from keys.sealing import seal_for
+from repositories.models import Kind, RestorePoint
 from repositories.reading import file_key_of, seal_file_key
-from tests.factories import make_job, make_password, make_point, make_proxy
+from tests import soak
+from tests.factories import make_chain, make_job, make_password, make_point, make_proxy
 from tests.forks import fork
 from tests.keys.rings import use_ring, use_ring_file
 
@@ -347,6 +352,48 @@ def test_killed_again_and_again_without_a_run_between(ring: Path) -> None:
         assert open_everything() == values
     rotate()
     assert open_everything() == values and keys_in_use() == {sealing.ring().active}
+
+
+@pytest.mark.soak
+def test_killed_at_random_times_with_very_many_points(ring: Path) -> None:
+    """The kill comes from outside, after a random time; meanwhile nothing else holds the process up."""
+    fill_many(make_point(), soak.rounds(20_000))
+    values = open_everything()
+    chance = random.Random(soak.seed())
+    for _ in range(10):
+        worker = fork(lambda: rotation.rotate(quietly, settle_seconds=0))
+        time.sleep(chance.uniform(0.05, 6))
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+        wait_until_the_database_noticed()
+        assert open_everything() == values
+    started = time.monotonic()
+    rotate()
+    print(f"the last run took {time.monotonic() - started:.1f} s")
+    assert open_everything() == values and keys_in_use() == {sealing.ring().active}
+
+
+def fill_many(point: RestorePoint, number: int) -> None:
+    chain = make_chain()
+    rows = [
+        RestorePoint(
+            uuid=uuid.uuid4(),
+            chain=chain,
+            sequence=sequence,
+            kind=Kind.FULL,
+            started_at=point.started_at,
+            sealed_at=point.sealed_at,
+            size_bytes=1,
+            source_bytes=1,
+            files=1,
+            seal_hash=b"",
+        )
+        for sequence in range(1, number + 1)
+    ]
+    RestorePoint.objects.bulk_create(rows, batch_size=5000)
+    for row in rows:
+        row.file_key_sealed = seal_for(row, "file_key_sealed", row.uuid.bytes * 2)
+    RestorePoint.objects.bulk_update(rows, ["file_key_sealed"], batch_size=2000)
 
 
 # The ring in the environment
