@@ -20,6 +20,7 @@ from jobs.outcome import SessionFailed
 from jobs.session_log import SessionLog
 from keys.crypto_sealed import CannotOpenSealed
 from keys.kms.interface import KmsError
+from keys.passwords import PasswordLost
 from repositories.catalogue import CannotAdopt, RepositoryAway, adopt, check_chain, finish_deletions
 from repositories.engine.chains import adoptable_files
 from repositories.engine.errors import CannotUnwrap
@@ -91,7 +92,7 @@ def make_chain(job: Job | None, chain_id: UUID, repository: Repository, job_name
 def keys_in_reach() -> Iterator[None]:
     try:
         yield
-    except CannotOpenSealed as error:
+    except (CannotOpenSealed, PasswordLost) as error:
         raise _out_of_reach(error) from error
     except (KmsError, CannotUnwrap) as error:
         raise _out_of_reach(error, error.code) from error

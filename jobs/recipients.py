@@ -14,14 +14,14 @@ from jobs.protocol import Recipients
 from keys.crypto_recipients import PasswordRecipient
 from keys.kms_servers import check_may_wrap
 from keys.models import PasswordRecord, PasswordVersion
-from keys.passwords import costs_of, kek_of
+from keys.passwords import PasswordLost, costs_of, is_lost, kek_of
 from keys.public_recipients import kms_recipient, recovery_recipients
 
 
 def recipients_of(job: Job) -> Recipients:
     """Return whom a file of the job is wrapped for; nobody where it is not to be encrypted.
 
-    Raises CannotOpenSealed, KmsError.
+    Raises CannotOpenSealed, KmsError, PasswordLost.
     """
     if job.encryption == Encryption.OFF:
         return Recipients()
@@ -31,6 +31,11 @@ def recipients_of(job: Job) -> Recipients:
         check_may_wrap(version, timezone.now())
         return Recipients(kms=(kms_recipient(version),), recovery=recovery)
     assert job.password is not None, "an encrypted job has a password or a KMS key"
+    if is_lost(job.password.newest()):
+        raise PasswordLost(
+            f"The password {job.password.name} was declared lost: nothing is sealed for it. Choose another for "
+            f"{job.name}, or change this one."
+        )
     return Recipients(passwords=(password_recipient(job.password),), recovery=recovery)
 
 

@@ -109,6 +109,16 @@ def verify(record: PasswordRecord, password: str) -> bool:
     return True
 
 
+class PasswordLost(Exception):
+    """The password was declared lost: nothing is sealed for what nobody knows."""
+
+
+def is_lost(version: PasswordVersion) -> bool:
+    """Tell whether an administrator declared the password lost since: a version that came later is known again."""
+    lost_at = version.record.lost_at
+    return lost_at is not None and version.created_at <= lost_at
+
+
 def costs_of(version: PasswordVersion) -> KdfParameters:
     return KdfParameters(memory_kib=version.memory_kib, iterations=version.iterations, lanes=version.lanes)
 

@@ -25,7 +25,7 @@ from jobs.sessions import AlreadyActive, start_backup, start_restore
 from jobs.situation import situation_of
 from jobs.tasks import run_session
 from keys.crypto_recovery import new_private
-from keys.models import KmsServer, PasswordVersion, RecoveryKey
+from keys.models import PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
 from repositories import catalogue
 from repositories.engine.errors import CannotUnwrap
@@ -38,6 +38,7 @@ from tests.factories import (
     change_password,
     make_job,
     make_kms_key,
+    make_kms_server,
     make_password,
     make_proxy,
     make_recovery_key,
@@ -271,8 +272,7 @@ def start_rewrap_elsewhere(job: Job, new: PasswordVersion) -> Session:
 
 def test_strict_custody_asks_the_server_once_and_keeps_no_key(job: Job, kmip_server: KmipServer) -> None:
     """Nothing is in the cache: the server opens the newest point, whose keyring opens the others."""
-    key = make_kms_key(real=kmip_server)
-    KmsServer.objects.update(answered_at=timezone.now())
+    key = make_kms_key(make_kms_server(kmip_server, answered_at=timezone.now()), kmip_server)
     job.encryption, job.password, job.kms_key = "kms", None, key
     job.strict_custody = True
     job.save()
