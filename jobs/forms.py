@@ -163,7 +163,7 @@ class JobForm(EncryptionFields):
 
     def clean(self) -> dict[str, Any]:
         cleaned = self.cleaned_data
-        self.clean_encryption(cleaned)
+        self.clean_keys(cleaned)
         self._clean_schedule(cleaned)
         return cleaned
 

@@ -90,7 +90,7 @@ class EncryptionFields(forms.Form):
         assert isinstance(field, forms.ChoiceField)
         return field
 
-    def clean_encryption(self, cleaned: dict[str, Any]) -> None:
+    def clean_keys(self, cleaned: dict[str, Any]) -> None:
         match cleaned.get("encryption"):
             case Encryption.PASSWORD:
                 self._clean_password(cleaned)

@@ -38,6 +38,11 @@ EFFECT_PARAMS = {
     "existing-chain-stays": {**CHAIN, "repository": "nas"},
     "old-points-keep-old-key": {**KEY, "points": 7},
     "new-key-opens-whole-chain": {**KEY, "points": 7},
+    "key-is-gone": KEY,
+    "no-recovery-key": {"server": "kms"},
+    "kms-releases-keys": {"server": "kms"},
+    "kms-outage": {"server": "kms", "outage": "cached"},
+    "strict-custody": {"server": "kms"},
     "up-to-2n-stay": {"points": 14, "keep": 7, "bytes": 2**30},
     "running-session-keeps-its-settings": {"session": UUID, "state": "running"},
 }
@@ -46,6 +51,9 @@ RESULT_PARAMS = {
     "restored": {"skipped": 1, "failed": 2, "warnings": 3},
     "verified": {"depth": "full", "notes": 0},
     "damaged": {"damages": 1, "damaged_files": 2},
+    "rewrapped": {"written": 2, "passed": 1, "refused": 1, "closed": 1, "points": 5},
+    "nothing-rewrapped": {"written": 0, "passed": 0, "refused": 1, "closed": 1, "points": 2},
+    "recipient-gone": {"name": "finance"},
     "kms-polled": {"server": "vault", "keys": 2, "pairs": 3, "rotated": 1},
     "kms-doubt": {
         "server": "vault",
@@ -87,6 +95,16 @@ def check(sentence: str, code: str) -> None:
 def test_every_reason_has_a_sentence(reason):
     sentence = words("_reason", code=reason, params=REASON_PARAMS.get(reason, {}), message="")
     check(sentence, reason)
+
+
+def test_keys_of_servers_are_said_otherwise_than_passwords():
+    kms = {**KEY, "kind": "kms", "name": "key of Ledger on vault"}
+    rotated = words("_reason", code="key-changed", params={**kms, "same_record": True})
+    assert rotated == "The key of Ledger on vault was rotated."
+    gone = words("_reason", code="key-gone", params={**kms, "points": 2})
+    assert gone == "The key of Ledger on vault is gone for good: 2 restore points stay closed."
+    fails = words("_consequence", code="kms-outage", params={"server": "vault", "outage": "fail"})
+    assert fails.startswith("Sessions fail while vault does not answer")
 
 
 def test_a_changed_password_and_another_password_are_said_differently():
