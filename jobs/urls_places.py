@@ -11,6 +11,7 @@ urlpatterns = [
     path("repositories/check/", repository_views.repository_check, name="repository_check"),
     path("repositories/<uuid:uuid>/edit/", repository_views.repository_edit, name="repository_edit"),
     path("repositories/<uuid:uuid>/room/", repository_views.repository_room, name="repository_room"),
+    path("keys/kms/<uuid:uuid>/delete/", kms_views.kms_delete, name="kms_delete"),
     path("keys/kms/<uuid:uuid>/poll/", kms_views.kms_poll, name="kms_poll"),
     path("keys/kms/keys/<uuid:uuid>/usage/", kms_views.kms_usage, name="kms_usage"),
     path("keys/kms/keys/<uuid:uuid>/<int:number>/lost/", kms_views.kms_lost, name="kms_lost"),
