@@ -1,8 +1,8 @@
 """Whom the next point of a job is sealed for: its password or KMS key, and every active recovery key.
 
 It fails closed: a row that the console does not vouch for raises CannotOpenSealed, a KMS key that is closed or whose
-server is away for longer than its policy allows raises WrapRefused, and nothing is written. What a change of these means
-for the chain is decided in `jobs.planning`.
+server is away for longer than its policy allows raises WrapRefused, and nothing is written. What a change of these
+means for the chain is decided in `jobs.planning`.
 """
 
 from __future__ import annotations
