@@ -28,8 +28,9 @@ def recipients_of(job: Job) -> Recipients:
     recovery = recovery_recipients()
     if job.kms_key is not None:
         version = job.kms_key.newest()
+        recipient = kms_recipient(version)
         check_may_wrap(version, timezone.now())
-        return Recipients(kms=(kms_recipient(version),), recovery=recovery)
+        return Recipients(kms=(recipient,), recovery=recovery)
     assert job.password is not None, "an encrypted job has a password or a KMS key"
     if is_lost(job.password.newest()):
         raise PasswordLost(
