@@ -16,10 +16,12 @@ import msgspec
 from jobs.questions import Refused
 from keys.crypto_errors import CryptoError
 from keys.crypto_password import password_bytes
-from repositories import foreign
+from keys.crypto_recovery_request import SlotSecret
+from repositories import foreign, recovery_requests
 from repositories.catalogue import RepositoryAway
 from repositories.engine.errors import EngineError
 from repositories.models import Repository
+from repositories.recovery_requests import secret_of
 
 Answer = dict[str, Any]
 ANSWER_SECONDS = 28  # a proxy gives a quick question up after 30
@@ -44,9 +46,13 @@ def look_at_chain(repository: str, chain: str) -> Answer:
 
 
 def open_chain(
-    repository: str, chain: str, password: str | None = None, wanted: tuple[str, int] | None = None
+    repository: str,
+    chain: str,
+    password: str | None = None,
+    wanted: tuple[str, int] | None = None,
+    answered: list[dict[str, Any]] | None = None,
 ) -> Answer:
-    """Return OpenedChain; `wanted` is the record and version that the password is for."""
+    """Return OpenedChain; `wanted` is the record and version that the password is for, `answered` are SlotSecrets."""
     with _refusals():
         return _plain(
             foreign.open_chain(
@@ -54,8 +60,15 @@ def open_chain(
                 UUID(chain),
                 password=None if password is None else password_bytes(password),
                 wanted=(UUID(wanted[0]), wanted[1]) if wanted else None,
+                secret_of=secret_of(msgspec.convert(answered, list[SlotSecret])) if answered else None,
             )
         )
+
+
+def recovery_slots(repository: str, chain: str) -> Answer:
+    """Return ToAsk."""
+    with _refusals():
+        return _plain(recovery_requests.to_ask(_repository(repository), UUID(chain)))
 
 
 def _repository(uuid: str) -> Repository:
@@ -75,6 +88,8 @@ def _refusals() -> Iterator[None]:
         raise Refused("repository-away", {}, str(error)) from error
     except foreign.NothingThere as error:
         raise Refused("nothing-there", {}, str(error)) from error
+    except recovery_requests.CannotAsk as error:
+        raise Refused("cannot-ask", {}, str(error)) from error
     except (EngineError, CryptoError) as error:
         raise Refused(error.code, {}, str(error)) from error
 
@@ -83,4 +98,5 @@ ANSWERS: dict[str, Callable[..., Answer]] = {
     "unknown_chains": unknown_chains,
     "look_at_chain": look_at_chain,
     "open_chain": open_chain,
+    "recovery_slots": recovery_slots,
 }

@@ -8,13 +8,16 @@ never stored unless a record of it is asked for, and never comes back into a pag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -24,15 +27,16 @@ from backupsite.responses import no_store
 from backupsite.roles import Right, requires
 from jobs import answering_chains, questions
 from jobs.job_views import signed_in
-from jobs.models import Proxy
+from jobs.models import JobChain, Proxy, Session
 from keys import attempts
+from keys.models import KmsServer
 from keys.passwords import CannotKeep
 from keys.signing import public_bytes
 from repositories import importing
 from repositories.engine.takeover import Standing
 from repositories.foreign import ListedChain, OpenedChain, SeenChain, SeenFile
 from repositories.forms_import import ImportForm
-from repositories.models import Chain, Repository, RestorePoint
+from repositories.models import Chain, RecoveryRequest, Repository, RestorePoint
 
 FILES_SHOWN = 100
 
@@ -67,7 +71,9 @@ def chain_import(request: HttpRequest, uuid: UUID, chain: UUID) -> HttpResponse:
     form = ImportForm(request.POST if request.method == "POST" else None, slots=_passwords(seen))
     form.fields["password"].required = seen.encrypted and "own" not in request.POST
     status = 200
-    if request.method == "POST" and form.is_valid():
+    if request.method == "POST" and (refusal := _refusal(chain)):
+        form.add_error(None, refusal)
+    elif request.method == "POST" and form.is_valid():
         try:
             _import(request, repository, seen, form)
             return redirect("chain_import", uuid, chain)
@@ -93,6 +99,22 @@ WRONG = (
 )  # fmt: skip
 
 
+STRICT = "The job of this chain keeps no key here (strict custody). If its KMS is gone, make a recovery request."
+
+
+def _refusal(chain_id: UUID) -> str:
+    """Say why a chain is not opened here now; empty if it may be."""
+    writing = Session.objects.active().filter(claimed_settings__chain=str(chain_id)).first()
+    if writing is not None and not Chain.objects.filter(uuid=chain_id).exists():
+        return f"A session of {writing.job_name} is writing this chain now, and registers it itself."
+    return STRICT if is_strict(chain_id) else ""
+
+
+def is_strict(chain_id: UUID) -> bool:
+    """Tell whether the chain is of a job that lets no file key be kept: only a recovery request opens it here."""
+    return JobChain.objects.filter(chain__uuid=chain_id, job__strict_custody=True).exists()
+
+
 def ask(request: HttpRequest, kind: str, repository: Repository, **params: object) -> answering_chains.Answer:
     """Ask the proxy about the repository's folder. Raises NoAnswer, Refused."""
     proxy = Proxy.objects.order_by("pk")[0]
@@ -104,12 +126,14 @@ def _import(request: HttpRequest, repository: Repository, seen: SeenChain, form:
     """Open the chain and take over what belongs to it; what raises leaves nothing behind but the audit event."""
     typed = "" if "own" in request.POST else form.cleaned_data["password"]
     opened = _open_typed(request, repository, seen, typed, form) if typed else _open(request, repository, seen)
+    for note in opened.chain.notes:
+        messages.warning(request, note)
     with transaction.atomic():
         taken = importing.store(repository, opened.chain)
-        after = _facts(taken, opened.chain) | {"with": "a typed password" if typed else "what the console has"}
+        after = facts_of(taken, opened.chain) | {"with": "a typed password" if typed else "what the console has"}
         audit.record(request, "chain imported", taken.chain, after=after, severity=Severity.HIGH)
     say_taken(request, taken)
-    if form.cleaned_data["name"]:
+    if opened.passwords and form.cleaned_data["name"]:
         _keep_record(request, opened, form.cleaned_data["name"])
 
 
@@ -159,6 +183,7 @@ def _keep_record(request: HttpRequest, opened: OpenedChain, name: str) -> None:
 
 
 def say_taken(request: HttpRequest, taken: importing.TakenOver) -> None:
+    """Tell what came of it on the next page."""
     what = []
     if taken.points:
         what.append(f"{taken.points:,} restore point{'' if taken.points == 1 else 's'} taken over")
@@ -170,7 +195,8 @@ def say_taken(request: HttpRequest, taken: importing.TakenOver) -> None:
         messages.info(request, "Everything that opens was in the catalogue already.")
 
 
-def _facts(taken: importing.TakenOver, seen: SeenChain) -> dict[str, Any]:
+def facts_of(taken: importing.TakenOver, seen: SeenChain) -> dict[str, Any]:
+    """Return what the audit trail keeps: what was taken over, and what was not."""
     counted = {standing: sum(file.standing == standing for file in seen.files) for standing in Standing}
     left = {standing.value: number for standing, number in counted.items() if number and standing != Standing.JOINED}
     return {"points": taken.points, "keys": taken.keys, "encrypted": seen.encrypted, **left}
@@ -184,30 +210,44 @@ class FileRow:
     point: RestorePoint | None
     state: str
     tone: str
+    kind: str  # of backup; empty while it was not opened
+    taken_at: datetime | None
     signed: str
 
 
 def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
     chain = Chain.objects.filter(uuid=seen.chain_id, repository=repository).first()
     points = {point.uuid: point for point in chain.points.all()} if chain else {}
-    rows = [_row(file, points, public_bytes()) for file in reversed(seen.files)]
+    ours = public_bytes()
+    rows = [_row(file, points, ours) for file in reversed(seen.files)]
     apart = [row for row in rows if row.file.standing in importing.SET_APART]
+    others = [row for row in rows if row.file.standing not in importing.SET_APART]
     closed = sum(row.state in (CLOSED, UNOPENED) for row in rows)
+    kinds = {slot.kind for slot in seen.slots}
     return {
         "repository": repository,
         "chain_id": seen.chain_id,
         "seen": seen,
         "chain": chain,
-        "rows": [*apart, *(row for row in rows if row not in apart)][:FILES_SHOWN],
+        "rows": [*apart, *others][:FILES_SHOWN],
         "left_out": max(0, len(rows) - FILES_SHOWN),
         "apart": len(apart),
-        "closed": closed if seen.encrypted else 0,
         "waits": closed or not chain,
         "length": sum(file.length for file in seen.files),
         "own": any(slot.here for slot in seen.slots),
-        "recovery": any(slot.kind == "recovery" for slot in seen.slots),
-        "job_name": chain.job_name if chain else "",
+        "kms": "kms" in kinds,
+        "servers": "kms" in kinds and KmsServer.objects.exists(),
+        "strict": STRICT if is_strict(seen.chain_id) else "",
+        "recovery": "recovery" in kinds,
+        "requests": open_requests(repository, seen.chain_id),
     }
+
+
+def open_requests(repository: Repository, chain_id: UUID) -> QuerySet[RecoveryRequest]:
+    """Return the recovery requests of a chain that can still be answered."""
+    return RecoveryRequest.objects.filter(
+        repository=repository, chain_uuid=chain_id, answered_at=None, expires_at__gt=timezone.now()
+    )
 
 
 READABLE, CLOSED, UNOPENED = "in the catalogue", "closed", "not opened yet"
@@ -222,7 +262,10 @@ APART = {
 def _row(file: SeenFile, points: dict[UUID, RestorePoint], ours: bytes | None) -> FileRow:
     point = points.get(file.file_id) if file.file_id else None
     state, tone = _state(file, point)
-    return FileRow(file, point, state, tone, _signed(file, ours))
+    told = point or file.sealed
+    return FileRow(
+        file, point, state, tone, told.kind if told else "", told.started_at if told else None, _signed(file, ours)
+    )
 
 
 def _state(file: SeenFile, point: RestorePoint | None) -> tuple[str, str]:

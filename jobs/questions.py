@@ -27,6 +27,7 @@ KINDS = (
     "unknown_chains",
     "look_at_chain",
     "open_chain",
+    "recovery_slots",
 )
 POLL_SECONDS = 0.05
 KEPT_FOR = timedelta(minutes=5)

@@ -26,12 +26,12 @@ def armor(name: str, content: bytes) -> str:
     return "\n".join([f"-----BEGIN {name}-----", *lines, f"-----END {name}-----", ""])
 
 
-def unarmor(name: str, text: str) -> bytes:
+def unarmor(name: str, text: str, most_characters: int = MOST_CHARACTERS) -> bytes:
     """The content; what stands before and behind it, and how its lines are broken or indented, does not count.
 
     Without the two lines the text is taken as what stands between them. Raises BadText.
     """
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > most_characters:
         raise BadText(f"This is too long to be a {_said(name)}. Take the text from “BEGIN” to “END”.")
     framed = re.search(rf"-----BEGIN {re.escape(name)}-----(.*?)-----END {re.escape(name)}-----", text, re.DOTALL)
     if framed is None and "-----BEGIN" in text:

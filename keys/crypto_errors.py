@@ -69,3 +69,15 @@ class NotForThisKey(CryptoError):
     """A challenge that was made for another recovery key, or opens with none."""
 
     code = "not-for-this-key"
+
+
+class ForgedRequest(CryptoError):
+    """A recovery request whose signature does not hold: it is not answered."""
+
+    code = "forged-request"
+
+
+class RequestExpired(CryptoError):
+    """A recovery request that came too late."""
+
+    code = "request-expired"

@@ -50,6 +50,17 @@ def decapsulate(encapsulated: bytes, private: rsa.RSAPrivateKey, oaep: Oaep) -> 
         raise UnwrapFailed("The secret of a KMS slot does not open with this private key.") from None
 
 
+def private_key(private: bytes) -> rsa.RSAPrivateKey:
+    """A private half that a server released, DER PKCS#8. Raises BadPublicKey."""
+    try:
+        key = serialization.load_der_private_key(private, password=None)
+    except (ValueError, TypeError):
+        raise BadPublicKey("The private half of a KMS key cannot be read.") from None
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise BadPublicKey("The private half of a KMS key is not an RSA key.")
+    return key
+
+
 def public_key(public: bytes) -> rsa.RSAPublicKey:
     """Raises BadPublicKey for what is no RSA key of 3,072 to 4,096 bits with a usual exponent."""
     try:

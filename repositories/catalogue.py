@@ -22,12 +22,14 @@ from keys.crypto_slots import SlotKind
 from keys.models import KmsKeyVersion, PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
-from repositories.engine.errors import EngineError
+from repositories.engine.errors import EngineError, text
 from repositories.engine.expectation import check_child, difference
 from repositories.engine.reader import Kek, Point, open_point
 from repositories.engine.takeover import Opened
 from repositories.models import Chain, Kind, PointState, RestorePoint, Slot
 from repositories.reading import expected, seal_file_key
+
+HINT_LETTERS = 200
 
 
 class RepositoryAway(Exception):
@@ -111,7 +113,17 @@ def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
     if existing is not None:
         return existing
     parent = RestorePoint.objects.get(uuid=sealed.parent_id, chain=chain) if sealed.parent_id else None
-    point = RestorePoint.objects.create(
+    point = point_row(chain, sealed, parent)
+    point.save()
+    if sealed.file_key is not None:
+        seal_file_key(point, sealed.file_key)
+    Slot.objects.bulk_create(slot_row(point, recipient, known_as(recipient)) for recipient in sealed.recipients)
+    return point
+
+
+def point_row(chain: Chain, sealed: SealedFile, parent: RestorePoint | None) -> RestorePoint:
+    """Make the row of a published file, without its key; it is not saved."""
+    return RestorePoint(
         uuid=sealed.file_id,
         chain=chain,
         sequence=sealed.sequence,
@@ -126,22 +138,40 @@ def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
         seal_hash=sealed.seal_hash,
         head_generation=sealed.head_generation,
     )
-    if sealed.file_key is not None:
-        seal_file_key(point, sealed.file_key)
-    Slot.objects.bulk_create(
-        Slot(
-            point=point,
-            kind=recipient.kind,
-            record_uuid=recipient.record,
-            version=recipient.version,
-            hint=recipient.hint,
-            password=version_of(recipient.record, recipient.version) if recipient.kind == "password" else None,
-            kms=kms_version_of(recipient.record, recipient.version) if recipient.kind == "kms" else None,
-            recovery=recovery_key_of(recipient.record) if recipient.kind == "recovery" else None,
-        )
-        for recipient in sealed.recipients
+
+
+@dataclass(frozen=True)
+class KnownAs:
+    """Which record of this console a slot is for, if any."""
+
+    password: PasswordVersion | None = None
+    kms: KmsKeyVersion | None = None
+    recovery: RecoveryKey | None = None
+
+
+def known_as(recipient: SlotFor) -> KnownAs:
+    match recipient.kind:
+        case "password":
+            return KnownAs(password=version_of(recipient.record, recipient.version))
+        case "kms":
+            return KnownAs(kms=kms_version_of(recipient.record, recipient.version))
+        case "recovery":
+            return KnownAs(recovery=recovery_key_of(recipient.record))
+    return KnownAs()
+
+
+def slot_row(point: RestorePoint, recipient: SlotFor, known: KnownAs) -> Slot:
+    """Make the row of a slot; it is not saved."""
+    return Slot(
+        point=point,
+        kind=recipient.kind,
+        record_uuid=recipient.record,
+        version=recipient.version,
+        hint=recipient.hint,
+        password=known.password,
+        kms=known.kms,
+        recovery=known.recovery,
     )
-    return point
 
 
 def points_of(chain: Chain) -> list[RestorePoint]:
@@ -305,7 +335,7 @@ def sealed_file_of(point: Point | Opened) -> SealedFile:
 
 
 def slot_for(slot: SlotOnDisk) -> SlotFor:
-    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), slot.hint)
+    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), text(slot.hint)[:HINT_LETTERS])
 
 
 def instant(ns: int) -> datetime:

@@ -1,4 +1,4 @@
-"""The form that opens a chain: which password is typed, and whether the console keeps a record of it.
+"""The forms that open a chain: which password is typed, and whether the console keeps a record of it; an answer.
 
 The choice names the slots that stand in the files, so that a person knows which password is meant; what opens is found
 by the proxy.
@@ -12,6 +12,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.http import QueryDict
 
+from keys.crypto_recovery_request import MOST_CHARACTERS
 from keys.forms import TypedPasswordField
 from keys.models import PasswordRecord
 from repositories.foreign import SeenSlot
@@ -46,6 +47,15 @@ class ImportForm(forms.Form):
         """Return record and version of the slot that was chosen, as a question takes it."""
         record, _, version = self.cleaned_data["slot"].partition(":")
         return (str(UUID(record)), int(version)) if record else None
+
+
+class RecoveryAnswerForm(forms.Form):
+    answer = forms.CharField(
+        label="Answer",
+        max_length=MOST_CHARACTERS,
+        widget=forms.Textarea(attrs={"class": "mono", "rows": 8, "autocomplete": "off", "spellcheck": "false"}),
+        help_text="Everything from BEGIN to END.",
+    )
 
 
 def _place(slot: SeenSlot) -> str:

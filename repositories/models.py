@@ -6,12 +6,14 @@ alone; a chain keeps a copy of the job's name for the day when the job is gone.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from pathlib import Path
 
+from django.conf import settings
 from django.db import models
 
-from backupsite.roles import AnyUser, visible
+from backupsite.roles import AnyUser, Right, visible
 from keys.models import KmsKeyVersion, PasswordVersion, RecoveryKey
 
 
@@ -167,3 +169,43 @@ class Slot(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} slot of {self.point}"
+
+
+class RecoveryRequestQuerySet(models.QuerySet["RecoveryRequest"]):
+    def visible_to(self, user: AnyUser) -> RecoveryRequestQuerySet:
+        return visible(self, user, Right.KEYS)
+
+
+class RecoveryRequest(models.Model):
+    """A request to the holder of a recovery key for the secrets of a chain's slots; the answer is used once.
+
+    The private half that opens the answer is here, sealed, until it was used. The chain need not be in the catalogue.
+    """
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="recovery_requests")
+    chain_uuid = models.UUIDField()
+    text = models.TextField(help_text="What is carried to the holder. It is signed, and no secret.")
+    private_sealed = models.BinaryField(null=True)
+    made_at = models.DateTimeField(auto_now_add=True)
+    made_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    expires_at = models.DateTimeField()
+    answered_at = models.DateTimeField(null=True)
+
+    objects = RecoveryRequestQuerySet.as_manager()
+
+    SEALED = {
+        "private_sealed": lambda row: (row.uuid, row.chain_uuid, hashlib.sha256(row.text.encode()).hexdigest()),
+    }
+
+    class Meta:
+        ordering = ["-made_at"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(answered_at=None) | models.Q(private_sealed=None),
+                name="an_answered_request_has_no_key",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"recovery request for chain {str(self.chain_uuid)[:8]}"

@@ -33,11 +33,14 @@ from jobs.models import (
 )
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
 from keys.crypto_recovery import RecoveryPrivate, new_private
+from keys.crypto_recovery_request import AskedFile, AskedSlot
 from keys.kms.connecting import connect
 from keys.kms.interface import KeyPair
 from keys.models import KmsKey, KmsKeyVersion, KmsServer, MadeBy, PasswordRecord, PasswordVersion, RecoveryKey
 from keys.sealing import ensure_ring, seal_for, vouch_for
-from repositories.models import Chain, Kind, Repository, RestorePoint, Slot
+from repositories import recovery_requests
+from repositories.models import Chain, Kind, RecoveryRequest, Repository, RestorePoint, Slot
+from repositories.recovery_requests import ToAsk
 from tests.kms.certificates import the_ca, the_client
 from tests.kms.server import KmipServer
 
@@ -108,6 +111,14 @@ def make_recovery_key(private: RecoveryPrivate | None = None, **fields: Any) -> 
     key.proof = vouch_for(key, "proof")
     key.save(update_fields=["proof"])
     return key
+
+
+def make_recovery_request(repository: Repository, by: User | None = None) -> RecoveryRequest:
+    """Make a request for one slot of a file that does not exist."""
+    ensure_ring()
+    slot = AskedSlot(uuid.uuid4().bytes, 1, bytes(32), "safe", bytes(1168))
+    asked = ToAsk((AskedFile(uuid.uuid4().bytes, 1, 0, 0, [slot]),), 1, 0)
+    return recovery_requests.make(repository, uuid.uuid4(), asked, by or make_user())
 
 
 def make_kms_server(real: KmipServer | None = None, **fields: Any) -> KmsServer:

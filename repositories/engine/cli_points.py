@@ -1,8 +1,8 @@
 """The restore points of one folder as the command line sees them: found, numbered from 1, and opened.
 
 Numbers run through all chains, the oldest chain first. A chain's age is what its oldest point says of itself when it
-opens, else the time of its file. A password is tried on the newest point first, which opens all earlier ones of its
-chain; an older point that it does not reach opens with the password that it was written with.
+opens, else the time of its file. A secret (a password, a recovery key, a KMS) is tried on the newest point first,
+which opens all earlier ones of its chain; an older point that it does not reach opens with what it was written with.
 
 What a command then does with a point is left to the command.
 """
@@ -23,7 +23,7 @@ from repositories.engine.chains import ChainOnDisk, FileOnDisk, scan, scan_chain
 from repositories.engine.errors import CannotUnwrap, EngineError, PlainRefused, damaged, text
 from repositories.engine.head import Head
 from repositories.engine.keyring import known_keys
-from repositories.engine.reader import FileKey, Kek, Point, Secret, inspect, open_point
+from repositories.engine.reader import FileKey, Kek, Point, Secret, SlotSecrets, inspect, open_point
 from repositories.engine.salvage import open_best_effort
 
 
@@ -54,18 +54,24 @@ class Listed:
 
 
 class Opener:
-    """Opens points with one password, and with the file keys that the points opened so far brought along.
+    """Opens points with one password, with secrets of other slots in the order given, and with the file keys that the
+    points opened so far brought along.
 
     Keys are derived once for each salt. Nothing of them is shown by repr.
     """
 
-    def __init__(self, password: bytes | None) -> None:
+    def __init__(self, password: bytes | None, others: tuple[SlotSecrets, ...] = ()) -> None:
         self.password = password
+        self.others = others
         self._file_keys: dict[UUID, bytes] = {}
         self._keks: dict[tuple[bytes, KdfParameters], bytes] = {}
 
+    @property
+    def has_secret(self) -> bool:
+        return self.password is not None or bool(self.others)
+
     def open(self, file: FileOnDisk, *, best_effort: bool = False) -> Point:
-        """Raises CannotUnwrap, and what the reader raises for damage. A plain point needs no password and gets none."""
+        """Raises CannotUnwrap, KmsFailed, and what the reader raises for damage. A plain point gets no secret."""
         head = file.head
         if head is None:
             raise file.problem or damaged(file.path, "head")
@@ -74,7 +80,16 @@ class Opener:
         known = known_keys(head, self._file_keys)
         if known:
             return self._learn(self._open(file.path, FileKey(known[0]), best_effort))
-        return self.open_with_password(file.path, head, best_effort=best_effort)[0]
+        return self._open_by_slot(file.path, head, best_effort)
+
+    def _open_by_slot(self, path: Path, head: Head, best_effort: bool) -> Point:
+        try:
+            return self.open_with_password(path, head, best_effort=best_effort)[0]
+        except CannotUnwrap:
+            for secrets in self.others:
+                with suppress(CannotUnwrap):
+                    return self._learn(self._open(path, secrets, best_effort))
+            raise
 
     def _open(self, path: Path, secret: Secret | None, best_effort: bool) -> Point:
         return open_best_effort(path, secret, self._file_keys) if best_effort else open_point(path, secret)
@@ -86,8 +101,8 @@ class Opener:
             with suppress(CannotUnwrap, KdfRefused):  # a slot that wants too much is none that opens
                 return self._learn(self._open(path, Kek(self.kek(slot)), best_effort)), slot
         raise CannotUnwrap(
-            f"{text(path)} does not open with what was given. Give the password that it was written with, or the one "
-            "of a newer point of its chain.",
+            f"{text(path)} does not open with what was given. Give the password that it was written with, a "
+            "recovery key, or what opens a newer point of its chain.",
             path=text(path),
         )
 
@@ -207,14 +222,14 @@ def _is_uuid(name: str) -> bool:
 
 
 def check_reader_access(shelf: Shelf, wanted: Listed | None, *, plain_accepted: bool) -> None:
-    """The rules for readers: a plain point is no answer to somebody who gave a password, unless that was said.
+    """The rules for readers: a plain point is no answer to somebody who gave a secret, unless that was said.
 
     `wanted` is the point to be read, None for all of them. Raises PlainRefused.
     """
-    if wanted is None or plain_accepted or shelf.opener.password is None or wanted.encrypted is not False:
+    if wanted is None or plain_accepted or not shelf.opener.has_secret or wanted.encrypted is not False:
         return
     raise PlainRefused(
-        f"Restore point {wanted.number} in {text(shelf.place)} is not encrypted, although a password was given: "
+        f"Restore point {wanted.number} in {text(shelf.place)} is not encrypted, although a key was given: "
         "anybody who can write there could have made it. Give --plain to take it nevertheless.",
         path=text(wanted.file.path),
     )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import base64
 from pathlib import Path
 
 from keys.crypto_password import KdfParameters
+from keys.crypto_rsa import Oaep
+from keys.crypto_slots import Slot, SlotKind
+from repositories.engine.cli_keys import slot_secrets
 from repositories.engine.cli_passwords import ask, from_file
 from repositories.engine.cli_points import Listed, Opener, Shelf, absolute
 from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, moment, moment_utc, size
@@ -14,6 +18,12 @@ from repositories.engine.head import Head
 from repositories.engine.reader import Point, inspect
 
 Result = tuple[int, dict[str, object]]
+KNOWN_BY = {SlotKind.PASSWORD: "hint", SlotKind.KMS: "server", SlotKind.RECOVERY: "name"}
+PADDINGS = {
+    Oaep.SHA256: "OAEP SHA-256, MGF1 SHA-256",
+    Oaep.SHA256_MGF1_SHA1: "OAEP SHA-256, MGF1 SHA-1",
+    Oaep.SHA1: "OAEP SHA-1, MGF1 SHA-1",
+}
 PROTECTION: dict[object, str] = {True: "encrypted", False: "not encrypted", None: "unreadable"}
 
 
@@ -21,19 +31,19 @@ def add_place(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("place", metavar="DIR|FILE", type=Path, help=help_text)
 
 
-def open_shelf(options: argparse.Namespace) -> Shelf:
-    """Find the points and the password for them. Raises NoPoints, PasswordNeeded."""
+def open_shelf(options: argparse.Namespace, terminal: Terminal) -> Shelf:
+    """Find the points and what opens them. Raises NoPoints, PasswordNeeded, KeyFileUnreadable."""
     password = from_file(options.password_file) if options.password_file else None
-    shelf = Shelf(absolute(options.place), Opener(password))
+    shelf = Shelf(absolute(options.place), Opener(password, slot_secrets(options, terminal.aside)))
     shelf.newest()
-    if password is None and not options.plain and shelf.is_encrypted():
+    if not shelf.opener.has_secret and not options.plain and shelf.is_encrypted():
         return Shelf(shelf.place, Opener(ask(shelf.place)))
     return shelf
 
 
 def run_list(options: argparse.Namespace, terminal: Terminal) -> Result:
     """Every point; one that does not open is listed with what can be said. With none open the password is refused."""
-    shelf = open_shelf(options)
+    shelf = open_shelf(options, terminal)
     rows = [_row(shelf, listed, terminal) for listed in shelf.points]
     closed = [row for row in rows if "problem" in row]
     for row in rows:
@@ -100,8 +110,7 @@ def run_inspect(options: argparse.Namespace, terminal: Terminal) -> Result:
         if name != "slots":
             terminal.say(f"{name.replace('_', ' '):<12}  {value}")
     for slot in head.slots:
-        hint = f", hint: {text(slot.hint)}" if slot.hint else ""
-        terminal.say(f"key slot      {slot.kind.name.lower()} {slot.record}, version {slot.version}{hint}")
+        _say_slot(slot, terminal)
     terminal.say("Read without a key: nothing of this is proven until the file was opened.")
     return DONE, facts
 
@@ -118,17 +127,32 @@ def _head_facts(head: Head, path: Path) -> dict[str, object]:
         "encrypted": head.encrypted,
         "copies_differ": head.copies_differ,
         "replaces": [str(replaced) for replaced in head.replaces],
-        "slots": [
-            {
-                "kind": slot.kind.name.lower(),
-                "record": str(slot.record),
-                "version": slot.version,
-                "hint": text(slot.hint),
-                "kdf": _kdf(slot.kdf_parameters),
-            }
-            for slot in head.slots
-        ],
+        "slots": [_slot_facts(slot) for slot in head.slots],
     }
+
+
+def _slot_facts(slot: Slot) -> dict[str, object]:
+    """What a slot says of whom it is for; with this, a KMS's own tool opens the encapsulated secret."""
+    return {
+        "kind": slot.kind.name.lower(),
+        "record": str(slot.record),
+        "version": slot.version,
+        "hint": text(slot.hint),
+        "kdf": _kdf(slot.kdf_parameters),
+        "key_id": text(slot.key_id),
+        "padding": PADDINGS[slot.oaep] if slot.oaep else "",
+        "fingerprint": slot.fingerprint.hex(),
+        "encapsulated": base64.b64encode(slot.encapsulated).decode(),
+    }
+
+
+def _say_slot(slot: Slot, terminal: Terminal) -> None:
+    facts = _slot_facts(slot)
+    called = f", {KNOWN_BY[slot.kind]}: {facts['hint']}" if slot.hint else ""
+    terminal.say(f"key slot      {facts['kind']} {slot.record}, version {slot.version}{called}")
+    for name in ("key_id", "padding", "fingerprint", "encapsulated"):
+        if facts[name]:
+            terminal.say(f"  {name.replace('_', ' '):<12}{facts[name]}")
 
 
 def _kdf(parameters: KdfParameters | None) -> dict[str, int] | None:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Result:
-    shelf = open_shelf(options)
+    shelf = open_shelf(options, terminal)
     listed = shelf.numbered(options.point)
     likely = 0 if options.paths or options.best_effort or options.limit else helpers_likely(listed.file.length)
     with terminal.stoppable(), Standby(likely) as standby:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> Result:
     if options.seed is not None and options.sample is None:
         raise Contradiction("--seed says which sample is meant: give --sample too.")
-    shelf = open_shelf(options)
+    shelf = open_shelf(options, terminal)
     wanted = shelf.points if options.point is None and len(shelf.points) > 1 else [shelf.numbered(options.point)]
     check_reader_access(shelf, wanted[0] if len(wanted) == 1 else None, plain_accepted=options.plain)
     depth, sample = _depth(options)

@@ -52,9 +52,21 @@ def test_a_backup_is_recovered_without_the_console(alone: Path, engine: Engine, 
 
 
 def test_the_written_instructions_name_what_exists(engine: Engine) -> None:
-    """docs/recover.md is followed under pressure: each option that it names is one that the command line has."""
-    written = (PROJECT / "docs" / "recover.md").read_text(encoding="utf-8")
-    commands = ("backup", "list", "verify", "inspect", "recover", "synthesize", "merge", "rewrap")
+    """They are followed under pressure: each option that it names is one that the command line has."""
+    pages = ("recover.md", "recovery-keys.md")
+    written = "".join((PROJECT / "docs" / page).read_text(encoding="utf-8") for page in pages)
+    commands = (
+        "backup",
+        "list",
+        "verify",
+        "inspect",
+        "recover",
+        "synthesize",
+        "merge",
+        "rewrap",
+        "recovery-key",
+        "prove",
+    )
     helps = "".join(engine(command, "--help", as_json=False).stdout for command in commands)
     lines = [line.split("repositories.engine", 1)[1] for line in written.splitlines() if "-m repositories" in line]
     assert len(lines) >= 5
