@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from keys.crypto_sealed import CannotOpenSealed
-from keys.crypto_slots import SlotKind
-from keys.kms.interface import KmsError
+from keys.crypto_slots import Slot, SlotKind
+from keys.kms.interface import KmsAway, KmsError, KmsMissing, KmsUntrusted
 from keys.kms_servers import slot_secrets
 from keys.passwords import kek_of
 from repositories.catalogue import version_of
@@ -44,10 +44,11 @@ def file_keys_of(points: Sequence[RestorePoint]) -> FileKeys:
     for point in points:
         _from_cache(keys, point)
     learned = len(keys.known) == len(points)  # nothing to be learned
+    servers = _asked_once()
     for place in range(len(points) - 1, -1, -1):
         point = points[place]
         if point.uuid not in keys.known:
-            _from_slots(keys, point)
+            _from_slots(keys, point, servers)
         if not learned and point.uuid in keys.known and any(p.uuid not in keys.known for p in points[:place]):
             learned = _from_keyring(keys, point, points[:place])
     return keys
@@ -76,10 +77,10 @@ def _from_keyring(keys: FileKeys, point: RestorePoint, earlier: Sequence[Restore
     return True
 
 
-def _from_slots(keys: FileKeys, point: RestorePoint) -> None:
+def _from_slots(keys: FileKeys, point: RestorePoint, servers: SlotSecrets) -> None:
     reason = keys.closed.get(point.uuid, OUT_OF_REACH)
     try:
-        for secret in _secrets(point):
+        for secret in _secrets(point, servers):
             key = _opened(point, secret)
             if key is not None:
                 keys.known[point.uuid] = key
@@ -90,7 +91,7 @@ def _from_slots(keys: FileKeys, point: RestorePoint) -> None:
     keys.closed[point.uuid] = reason
 
 
-def _secrets(point: RestorePoint) -> list[Secret]:
+def _secrets(point: RestorePoint, servers: SlotSecrets) -> list[Secret]:
     """Return what the console has for the slots of the file: passwords first, then what needs a server."""
     found: list[Secret] = []
     slots = inspect(point.path).slots
@@ -99,8 +100,24 @@ def _secrets(point: RestorePoint) -> list[Secret]:
         if version is not None:
             found.append(Kek(kek_of(version)))
     if any(slot.kind is SlotKind.KMS for slot in slots):
-        found.append(SlotSecrets(slot_secrets()))
+        found.append(servers)
     return found
+
+
+def _asked_once() -> SlotSecrets:
+    """A server that is away is not waited for again for each point of a long chain."""
+    ask, failed = slot_secrets(), dict[str, KmsError]()  # by the name of the server, as slots have it
+
+    def secret(slot: Slot, chain_id: UUID, file_id: UUID) -> bytes | None:
+        if slot.hint in failed:
+            raise failed[slot.hint]
+        try:
+            return ask(slot, chain_id, file_id)
+        except (KmsAway, KmsUntrusted, KmsMissing) as error:
+            failed[slot.hint] = error
+            raise
+
+    return SlotSecrets(secret)
 
 
 def _opened(point: RestorePoint, secret: Secret) -> bytes | None:
