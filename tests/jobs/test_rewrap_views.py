@@ -112,8 +112,10 @@ def test_nothing_to_do_starts_nothing(job: Job) -> None:
     chain = chain_of(job, 1)
     address, client = reverse("rewrap_chain", args=[chain.uuid]), alice()
     assert "is as wanted already" in text_of(client.get(address))
-    start(client, address, to="job")
+    assert "There is nothing to be written" in text_of(start(client, address, to="job"))
     assert not Session.objects.exists()
+    chain.points.get().path.unlink()
+    assert "none of 1 restore point can be rewritten" in text_of(client.get(address))
 
 
 def test_the_old_secret_in_the_newest_point_still_opens_the_chain(job: Job) -> None:
