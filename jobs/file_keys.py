@@ -15,7 +15,7 @@ from keys.crypto_sealed import CannotOpenSealed
 from keys.kms.interface import KmsError
 from repositories.engine.errors import CannotUnwrap, EngineError
 from repositories.engine.layout import Malformed
-from repositories.engine.reader import FileKey, open_container, read_keyring
+from repositories.engine.reader import FileKey, SlotSecrets, open_container, read_keyring
 from repositories.models import RestorePoint
 from repositories.own_secrets import own_secrets
 from repositories.reading import file_key_of
@@ -41,10 +41,11 @@ def file_keys_of(points: Sequence[RestorePoint]) -> FileKeys:
     for point in points:
         _from_cache(keys, point)
     learned = len(keys.known) == len(points)  # nothing to be learned
+    secrets = own_secrets()  # one for all: a server that is away is waited for once
     for place in range(len(points) - 1, -1, -1):
         point = points[place]
         if point.uuid not in keys.known:
-            _from_slots(keys, point)
+            _from_slots(keys, point, secrets)
         if not learned and point.uuid in keys.known and any(p.uuid not in keys.known for p in points[:place]):
             learned = _from_keyring(keys, point, points[:place])
     return keys
@@ -73,10 +74,10 @@ def _from_keyring(keys: FileKeys, point: RestorePoint, earlier: Sequence[Restore
     return True
 
 
-def _from_slots(keys: FileKeys, point: RestorePoint) -> None:
+def _from_slots(keys: FileKeys, point: RestorePoint, secrets: SlotSecrets) -> None:
     """Open the file with what the console has for its slots, which asks a KMS."""
     try:
-        with closing(open_container(point.path, own_secrets())) as container:
+        with closing(open_container(point.path, secrets)) as container:
             if container.file_key is not None:
                 keys.known[point.uuid] = container.file_key
                 keys.closed.pop(point.uuid, None)

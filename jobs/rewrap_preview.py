@@ -105,6 +105,11 @@ class Preview:
         return sum(len(obstacle.sequences) for obstacle in self.obstacles)
 
     @property
+    def as_wanted(self) -> int:
+        """Return how many points have the wanted slots already."""
+        return self.points.points - self.to_write - self.closed
+
+    @property
     def left_out(self) -> tuple[ChainRow, ...]:
         return tuple(row for row in self.chains if row.why_not)
 

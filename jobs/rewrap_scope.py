@@ -52,7 +52,9 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Planned:
-    """The order for one chain, or why there is none: a code, `no-job`, `job-plain`, `key-lost` or `no-recovery`."""
+    """The order for one chain, or why there is none: a code, `no-job`, `job-plain`, `key-lost`, `no-recovery` or
+    `strict-custody` (a password would open what the console is not to open by itself).
+    """
 
     chain: Chain
     order: Order | None
@@ -102,6 +104,8 @@ def planned(scope: Scope, chosen: Chosen) -> list[Planned]:
         record, why_not = _for(chain) if chosen.to == JOB else (chosen_record, "")
         if chosen.to == ONLY_RECOVERY and not recovery:
             why_not = "no-recovery"
+        if record is not None and record.kind == "password" and _is_strict(chain):
+            why_not = "strict-custody"
         add = (*([record] if record else []), *recovery)
         found.append(Planned(chain, None if why_not else _order(scope, chosen, chain, add), why_not))
     return found
@@ -124,6 +128,10 @@ def _for(chain: Chain) -> tuple[Wanted | None, str]:
         return (None, "key-lost") if _is_gone(job.kms_key) else (_kms(job.kms_key), "")
     assert job.password is not None, "an encrypted job has a password or a KMS key"
     return (None, "key-lost") if job.password.lost_at else (_password(job.password), "")
+
+
+def _is_strict(chain: Chain) -> bool:
+    return Job.objects.filter(job_chains__chain=chain, strict_custody=True).exists()
 
 
 def _record(to: str) -> Wanted:

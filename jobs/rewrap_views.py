@@ -91,6 +91,7 @@ def _page(request: HttpRequest, scope: Scope, back: str) -> HttpResponse:
         "form": form,
         "preview": shown,
         "changed": changed,
+        "nothing": "start" in request.POST and valid and not changed,
         "back": back,
         "job": Job.objects.visible_to(request.user).filter(job_chains__chain__in=scope.chains).first()
         if len(scope.chains) == 1

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_slots import Slot, SlotKind
-from keys.kms.interface import KmsError
+from keys.kms.interface import KmsAway, KmsError, KmsMissing, KmsUntrusted
 from keys.kms_servers import slot_secrets
 from keys.models import PasswordVersion
 from keys.passwords import kek_of
@@ -18,7 +18,8 @@ from repositories.engine.reader import SlotSecrets
 
 
 class OwnSecrets:
-    """What a SlotSecrets asks. Each slot is looked at once: a head has two copies, and a server is not asked twice.
+    """What a SlotSecrets asks. Each slot is looked at once (a head has two copies), and a server that is away is not
+    waited for again: one of these may serve a whole chain.
 
     A forgiving one has no secret where it would raise, and says in `notes` what a server said; one that did not answer
     is not asked again.
@@ -28,6 +29,7 @@ class OwnSecrets:
         self.notes: list[str] = []
         self._forgiving = forgiving
         self._known: dict[bytes, bytes | None] = {}
+        self._failed: dict[str, KmsError] = {}  # by the name of the server, as slots have it
         self._from_kms = slot_secrets()
 
     def of(self, slot: Slot, chain_id: UUID, file_id: UUID) -> bytes | None:
@@ -45,7 +47,7 @@ class OwnSecrets:
             if slot.kind is SlotKind.PASSWORD:
                 return self._kek(slot.record, slot.version)
             if slot.kind is SlotKind.KMS and not self.notes:
-                return self._from_kms(slot, chain_id, file_id)
+                return self._asked(slot, chain_id, file_id)
         except CannotOpenSealed:
             if not self._forgiving:
                 raise
@@ -54,6 +56,15 @@ class OwnSecrets:
                 raise
             self.notes.append(str(error))
         return None
+
+    def _asked(self, slot: Slot, chain_id: UUID, file_id: UUID) -> bytes | None:
+        if slot.hint in self._failed:
+            raise self._failed[slot.hint]
+        try:
+            return self._from_kms(slot, chain_id, file_id)
+        except (KmsAway, KmsUntrusted, KmsMissing) as error:
+            self._failed[slot.hint] = error
+            raise
 
     @staticmethod
     def _kek(record: UUID, number: int) -> bytes | None:

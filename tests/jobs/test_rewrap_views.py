@@ -112,8 +112,10 @@ def test_nothing_to_do_starts_nothing(job: Job) -> None:
     chain = chain_of(job, 1)
     address, client = reverse("rewrap_chain", args=[chain.uuid]), alice()
     assert "is as wanted already" in text_of(client.get(address))
-    start(client, address, to="job")
+    assert "There is nothing to be written" in text_of(start(client, address, to="job"))
     assert not Session.objects.exists()
+    chain.points.get().path.unlink()
+    assert "none of 1 restore point can be rewritten" in text_of(client.get(address))
 
 
 def test_the_old_secret_in_the_newest_point_still_opens_the_chain(job: Job) -> None:
@@ -210,9 +212,14 @@ def test_the_points_of_a_kms_key_after_its_rotation(job: Job) -> None:
     ledger = make_job(name="Vault", encryption="kms", password=None, kms_key=key, repository=job.repository)
     chain_of(ledger, 1)
     add_kms_version(key)
-    page = alice().get(reverse("rewrap_for_kms_key", args=[key.uuid]))
+    address = reverse("rewrap_for_kms_key", args=[key.uuid])
+    page = alice().get(address)
     name = f"{key.server.name} / {key.owner_name}"
     assert rows(page) == {name: (1, 1, 1, 1), f"{name}, version 2": (0, 1, 0, 1)}
+    Job.objects.filter(pk=ledger.pk).update(strict_custody=True)
+    page = show(alice(), address, to=f"password:{make_password().uuid}")
+    assert [row.why_not for row in page.context["preview"].chains] == ["strict-custody"]
+    assert "would undo that" in text_of(page)
 
 
 def test_only_recovery_keys_left_is_said(job: Job) -> None:

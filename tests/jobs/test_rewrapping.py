@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,19 +16,21 @@ from backupsite.models import AuditEvent, Severity
 from jobs import rewrapping
 from jobs.admission import admit
 from jobs.file_keys import file_keys_of
-from jobs.leases import Claim, claim
+from jobs.leases import Claim, claim, expire
 from jobs.models import Job, LogLine, Proxy, Session, State
 from jobs.planning import plan
-from jobs.protocol import RewrapDone
+from jobs.protocol import Heads, RewrapDone, read_event, request_line
 from jobs.rewrap_orders import Order, Wanted, start_rewrap
 from jobs.session_log import SessionLog
 from jobs.sessions import AlreadyActive, start_backup, start_restore
 from jobs.situation import situation_of
+from jobs.supervising import kill_group, start_process
 from jobs.tasks import run_session
 from keys.crypto_recovery import new_private
+from keys.kms.interface import KmsAway
 from keys.models import PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
-from repositories import catalogue
+from repositories import catalogue, own_secrets
 from repositories.engine.errors import CannotUnwrap
 from repositories.engine.layout import BODY_OFFSET
 from repositories.engine.reader import Kek, inspect, open_point
@@ -168,14 +171,14 @@ def bodies(points: list[RestorePoint]) -> list[bytes]:
     return [hashlib.sha256(point.path.read_bytes()[BODY_OFFSET:]).digest() for point in points]
 
 
-def rewrap_many_points(job: Job, count: int) -> float:
+def rewrap_many_points(job: Job, number: int) -> float:
     """Rewrap a chain of so many points, check each, and return the seconds of the session."""
-    chain = many_heads(job, count - 1)
+    chain = many_heads(job, number - 1)
     points = list(chain.points.select_related("chain__repository").order_by("sequence"))
     before, (old, new) = bodies(points), old_and_new(job)
     session = rewrap(points, order_for(points, new, old))
-    assert (session.state, session.result_params["written"]) == (State.SUCCEEDED, count), session.result_message
-    assert rows(points) == [(2, [2])] * count
+    assert (session.state, session.result_params["written"]) == (State.SUCCEEDED, number), session.result_message
+    assert rows(points) == [(2, [2])] * number
     assert bodies(points) == before, "no block is written again"
     heads = [inspect(point.path) for point in points]
     assert {(head.generation, head.copies_differ, len(head.slots)) for head in heads} == {(2, False, 1)}
@@ -212,6 +215,33 @@ def test_a_crash_between_file_and_row_is_no_damage_and_the_next_rewrap_heals_the
     healed = rewrap(points, order)
     assert (healed.result_params["written"], healed.result_params["passed"]) == (0, 3)
     assert rows(points) == [(2, [2])] * 2
+
+
+def test_killed_in_the_middle_the_next_one_goes_on_where_it_was(job: Job) -> None:
+    """The process is killed after its first report, and its worker with it: no row was stored."""
+    chain = many_heads(job, 249)
+    points = list(chain.points.select_related("chain__repository").order_by("sequence"))
+    old, new = old_and_new(job)
+    order = order_for(points, new, old)
+    session = start_rewrap(chain, order, by=None)
+    held = claim(session.pk)
+    assert held
+    process = start_process()
+    assert process.stdin and process.stdout
+    process.stdin.write(request_line(rewrapping.prepare(session, held, SessionLog(session))))
+    process.stdin.flush()
+    next(event for event in map(read_event, process.stdout) if isinstance(event, Heads))
+    kill_group(process)
+    process.communicate()
+    Session.objects.filter(pk=session.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
+    assert expire() == [session.pk]
+    assert rows(points) == [(1, [1])] * 250
+    again = rewrap(points, order)
+    assert again.state == State.SUCCEEDED, again.result_message
+    assert again.result_params["passed"] >= 100
+    assert again.result_params["written"] + again.result_params["passed"] == 250
+    assert rows(points)[:100] == [(2, [2])] * 100
+    assert {versions[0] for _, versions in rows(points)} == {2}
 
 
 def test_an_older_head_is_never_gone_on_from(job: Job) -> None:
@@ -270,7 +300,9 @@ def start_rewrap_elsewhere(job: Job, new: PasswordVersion) -> Session:
     return start_rewrap(points[0].chain, order_for(points, new), by=None)
 
 
-def test_strict_custody_asks_the_server_once_and_keeps_no_key(job: Job, kmip_server: KmipServer) -> None:
+def test_strict_custody_asks_the_server_once_and_keeps_no_key(
+    job: Job, kmip_server: KmipServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is in the cache: the server opens the newest point, whose keyring opens the others."""
     key = make_kms_key(make_kms_server(kmip_server, answered_at=timezone.now()), kmip_server)
     job.encryption, job.password, job.kms_key = "kms", None, key
@@ -287,6 +319,16 @@ def test_strict_custody_asks_the_server_once_and_keeps_no_key(job: Job, kmip_ser
     assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
     closed = file_keys_of(list(RestorePoint.objects.order_by("sequence")))
     assert len(closed.known) == 2, "the server opens what the rewrap sealed"
+    asked = count()
+
+    def away(*_: object) -> bytes:
+        next(asked)
+        raise KmsAway("The server does not answer.")
+
+    monkeypatch.setattr(own_secrets, "slot_secrets", lambda: away)
+    closed = file_keys_of(list(RestorePoint.objects.order_by("sequence")))
+    assert (closed.known, set(closed.closed.values())) == ({}, {"The server does not answer."})
+    assert next(asked) == 1, "it is waited for once, not for each point"
 
 
 # Beside others
