@@ -222,7 +222,7 @@ def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
     rows = [_row(file, points, ours) for file in reversed(seen.files)]
     apart = [row for row in rows if row.file.standing in importing.SET_APART]
     others = [row for row in rows if row.file.standing not in importing.SET_APART]
-    closed = sum(row.state in (CLOSED, UNOPENED) for row in rows)
+    waits = any(row.state in (CLOSED, UNOPENED) or row.file.standing == Standing.ORPHAN for row in rows)
     kinds = {slot.kind for slot in seen.slots}
     return {
         "repository": repository,
@@ -232,7 +232,7 @@ def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
         "rows": [*apart, *others][:FILES_SHOWN],
         "left_out": max(0, len(rows) - FILES_SHOWN),
         "apart": len(apart),
-        "waits": closed or not chain,
+        "waits": waits or not chain,
         "length": sum(file.length for file in seen.files),
         "own": any(slot.here for slot in seen.slots),
         "kms": "kms" in kinds,

@@ -138,8 +138,10 @@ def _note_damage(chain: Chain, seen: SeenChain) -> None:
     """Keep on the row of an imported chain what of its folder does not belong to it, by name."""
     if not chain.imported_at:
         return
-    wrong = [f"File {file.sequence}: {file.problem}" for file in seen.files if file.standing in SET_APART]
-    Chain.objects.filter(pk=chain.pk).update(damage=" ".join(wrong))
+    apart = [file for file in seen.files if file.standing in SET_APART]
+    noted = {str(file.file_id): [file.standing, file.problem] for file in apart if file.file_id}
+    damage = " ".join(f"File {file.sequence}: {file.problem}" for file in apart)
+    Chain.objects.filter(pk=chain.pk).update(damage=damage, set_apart=noted)
 
 
 @transaction.atomic

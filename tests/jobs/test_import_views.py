@@ -26,7 +26,7 @@ from keys.passwords import kek_of
 from keys.public_recipients import kms_recipient
 from keys.sealing import ensure_ring
 from repositories.catalogue import check_chain
-from repositories.engine.backup import Kind
+from repositories.engine.backup import Kind, ParentPoint
 from repositories.models import Chain as ChainRow
 from repositories.models import Repository, RestorePoint, Slot
 from repositories.reading import open_point
@@ -207,14 +207,18 @@ def test_wrong_passwords_are_refused_and_throttled_for_this_chain(elsewhere, rep
 
 def test_a_fork_and_a_foreign_file_are_shown_and_not_joined(elsewhere, repository, asked):
     elsewhere.write()
+    first = elsewhere.points[0]
+    for sequence in (3, 4):
+        elsewhere.write(sequence=sequence, parent=ParentPoint(first.path, first.file_key))
     stranger = replace(elsewhere, root=elsewhere.root.with_name("stranger"), passwords=(), points=[])
     stranger.write(sequence=2)
     shutil.copy(stranger.points[0].path, elsewhere.folder)
     alice_ = alice()
     post(alice_, repository, elsewhere, OLD)
     page = text_of(alice_.get(address(repository, elsewhere)))
-    assert "1 file of this folder does not belong to the chain" in page and "unlike its chain" in page
-    assert [point.sequence for point in points(elsewhere)] == [1]
+    assert "2 files of this folder do not belong to the chain" in page
+    assert "unlike its chain" in page and "fork" in page and "another file was written behind before" in page
+    assert [point.sequence for point in points(elsewhere)] == [1, 3]
     chain = ChainRow.objects.get()
     assert chain.damage.startswith("File 2: It is not encrypted")
     shown = text_of(vera().get(reverse("chain_detail", args=[chain.uuid])))

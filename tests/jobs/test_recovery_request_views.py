@@ -120,6 +120,8 @@ def test_known_points_whose_kms_is_gone_become_readable_again(elsewhere, reposit
     type(chain).objects.filter(pk=chain.pk).update(imported_at=None, job_name=job.name)
     address = reverse("chain_import", args=[repository.uuid, elsewhere.chain_id])
     assert address in alice_.get(reverse("chain_detail", args=[chain.uuid])).content.decode()
+    unreadable = alice_.get(reverse("point_browse", args=[points(elsewhere)[0].uuid]))
+    assert address in unreadable.content.decode()
     refused = text_of(alice_.post(address, {"password": "lost too"}))
     assert "strict custody" in refused and not chain.points.exclude(file_key_sealed=None).exists()
     made = make_request(alice_, repository, elsewhere)
