@@ -40,6 +40,7 @@ class Config:
     tls_key: Path | None = None
     behind_proxy: int = 0  # how many reverse proxies in front of the console are trusted
     restore_roots: tuple[Path, ...] = ()
+    password_age_days: int = 365  # older password versions are shown as ageing
     database_url: str | None = field(default=None, repr=False)
     admin_password: str | None = field(default=None, repr=False)
     instance_keys: str | None = field(default=None, repr=False)  # the key ring itself, when it is not kept in a file
@@ -118,6 +119,7 @@ def load(environ: Mapping[str, str]) -> Config:
         tls_key=parse_path(environ, "BACKUPSITE_TLS_KEY"),
         behind_proxy=parse_hops(environ.get("BACKUPSITE_BEHIND_PROXY") or ""),
         restore_roots=parse_restore_roots(environ.get("BACKUPSITE_RESTORE_ROOTS") or "", home),
+        password_age_days=parse_days(environ, "BACKUPSITE_PASSWORD_AGE_DAYS", 365),
         database_url=parse_database_url(environ.get("DATABASE_URL") or ""),
         admin_password=environ.get("BACKUPSITE_ADMIN_PASSWORD") or None,
         instance_keys=environ.get("BACKUPSITE_INSTANCE_KEYS") or None,
@@ -233,6 +235,13 @@ def parse_hops(value: str) -> int:
         return 0
     if not re.fullmatch(r"[1-9]", value):
         raise ConfigError(f"BACKUPSITE_BEHIND_PROXY={value!r} is not a number of trusted proxies, 1 to 9.")
+    return int(value)
+
+
+def parse_days(environ: Mapping[str, str], name: str, default: int) -> int:
+    value = environ.get(name) or str(default)
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", value):
+        raise ConfigError(f"{name}={value!r} is not a number of days, 1 to 99999.")
     return int(value)
 
 

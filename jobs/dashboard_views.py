@@ -1,11 +1,12 @@
-"""The first page: how the last day went, what runs, what comes next; and, before there is a job, the way to the first
-backup.
+"""The first page: how the last day went, what runs, what comes next, what is wrong with keys; and, before there is a
+job, the way to the first backup.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -17,6 +18,8 @@ from backupsite.roles import Right, requires
 from jobs import dashboard as figures
 from jobs import questions
 from jobs.job_views import signed_in
+from jobs.key_facts import facts_for
+from jobs.key_health import health
 from jobs.models import Proxy
 from repositories.models import Repository
 
@@ -42,6 +45,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "next_runs": figures.next_runs(user, now),
         "protected": protected,
         "repositories": figures.repositories(user),
+        "findings": health(facts_for(user, now)),
+        "password_age_days": settings.BACKUPSITE.password_age_days,
     }
     return vary_on_htmx(page_or_fragment(request, "jobs/dashboard.html", "jobs/_dashboard_live.html", context))
 

@@ -15,7 +15,10 @@ from django import forms
 
 from backupsite.models import User
 from jobs.models import Encryption, Job, Level, ScheduleKind
+from keys.forms import weak_warning
 from keys.models import PasswordRecord
+from keys.passwords import known_words
+from keys.strength import estimate
 from repositories.engine.errors import BadPattern
 from repositories.engine.patterns import Patterns
 from repositories.models import Repository
@@ -120,6 +123,7 @@ class JobForm(forms.Form):
     )
     new_password = _secret_field("New password")
     new_password_again = _secret_field("The same again")
+    new_weak_ok = forms.BooleanField(label="Take this weak password", required=False)
     schedule_kind = forms.ChoiceField(label="Runs", choices=ScheduleKind.choices, initial=ScheduleKind.DAILY)
     schedule_time = forms.TimeField(
         label="At",
@@ -143,12 +147,14 @@ class JobForm(forms.Form):
     version = forms.IntegerField(required=False, widget=forms.HiddenInput)
     digest = forms.CharField(required=False, max_length=128, widget=forms.HiddenInput)
     unchecked = forms.BooleanField(label="Save without checking the directories", required=False)
+    is_weak = False  # the new password: then the form asks whether it is wanted
 
     def __init__(self, data: Mapping[str, Any] | None = None, *, job: Job, user: User) -> None:
         super().__init__(data, initial=initial_of(job) if job.pk else None, auto_id="id_%s")
         for name in ("sources", "repository"):
             self.fields[name].widget.attrs |= ASK_THE_PROXY
         self.job = job
+        self.user = user
         self.repositories = Repository.objects.visible_to(user)
         self.records = list(PasswordRecord.objects.visible_to(user))
         self._choice("password").choices = [
@@ -223,6 +229,15 @@ class JobForm(forms.Form):
             self.add_error("new_password_again", "The two differ. Type both again.")
         if typed and typed in cleaned.get("new_hint", ""):
             self.add_error("new_hint", "The hint holds the password: it would stand readable in every backup file.")
+        if not {"new_name", "new_hint", "new_password", "new_password_again"} & self.errors.keys():
+            self._clean_strength(cleaned)
+
+    def _clean_strength(self, cleaned: dict[str, Any]) -> None:
+        known = known_words(cleaned["new_name"], cleaned["new_hint"], self.user)
+        found = estimate(cleaned["new_password"], known)
+        self.is_weak = found.is_weak
+        if found.is_weak and not cleaned.get("new_weak_ok"):
+            self.add_error("new_weak_ok", weak_warning(found))
 
     def _clean_plain(self, cleaned: dict[str, Any]) -> None:
         repository = cleaned.get("repository")

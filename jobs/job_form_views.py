@@ -142,7 +142,8 @@ def _save(request: HttpRequest, form: JobForm, job: Job) -> Job:
 def _make_record(request: HttpRequest, form: JobForm) -> PasswordRecord:
     cleaned = form.cleaned_data
     record = create_record(cleaned["new_name"], cleaned["new_hint"], cleaned["new_password"], signed_in(request))
-    audit.record(request, "create password", record)
+    after = {"name": record.name, "hint": record.hint, "strength": record.newest().strength}
+    audit.record(request, "password created", record, after=after, severity=Severity.NOTICE)
     return record
 
 

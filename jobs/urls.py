@@ -2,7 +2,15 @@
 
 from django.urls import path
 
-from jobs import dashboard_views, job_form_views, job_views, key_usage_views, restore_views, session_views
+from jobs import (
+    dashboard_views,
+    job_form_views,
+    job_views,
+    key_usage_views,
+    password_views,
+    restore_views,
+    session_views,
+)
 
 urlpatterns = [
     path("", dashboard_views.dashboard, name="dashboard"),
@@ -31,5 +39,7 @@ urlpatterns = [
     path("points/<uuid:uuid>/download/", restore_views.point_download, name="point_download"),
     path("points/<uuid:uuid>/restore/", restore_views.point_restore, name="point_restore"),
     path("passwords/<uuid:uuid>/usage/", key_usage_views.password_usage, name="password_usage"),
+    path("passwords/<uuid:uuid>/outlook/", password_views.password_outlook, name="password_outlook"),
+    path("passwords/<uuid:uuid>/delete/", password_views.password_delete, name="password_delete"),
     path("recovery-keys/<uuid:uuid>/usage/", key_usage_views.recovery_usage, name="recovery_usage"),
 ]

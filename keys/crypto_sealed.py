@@ -35,7 +35,9 @@ class CannotOpenSealed(Exception):
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The instance keys by id (8 bytes); new values are sealed under the active one."""
+    """The instance keys by id (8 bytes), in the order in which they were added; new values are sealed under the active
+    one.
+    """
 
     active: bytes
     keys: Mapping[bytes, bytes] = field(repr=False)
@@ -50,6 +52,26 @@ class KeyRing:
     def new(cls) -> KeyRing:
         key_id = os.urandom(KEY_ID_BYTES)
         return cls(key_id, {key_id: os.urandom(KEY_BYTES)})
+
+    @property
+    def newest(self) -> bytes:
+        """Return the id of the key that was added last."""
+        return list(self.keys)[-1]
+
+    def with_another(self) -> KeyRing:
+        """Return this ring with a new key that opens, and does not seal yet."""
+        return KeyRing(self.active, {**self.keys, **KeyRing.new().keys})
+
+    def with_newest_active(self) -> KeyRing:
+        return KeyRing(self.newest, self.keys)
+
+    def with_active_only(self) -> KeyRing:
+        return KeyRing(self.active, {self.active: self.keys[self.active]})
+
+
+def key_id_of(value: bytes) -> bytes:
+    """Return the id of the instance key that a sealed value or a proof names; whether it is true, opening shows."""
+    return bytes(value[1 : 1 + KEY_ID_BYTES])
 
 
 def seal(ring: KeyRing, value: bytes, place: tuple[str, ...]) -> bytes:
@@ -66,7 +88,7 @@ def unseal(ring: KeyRing, sealed: bytes, place: tuple[str, ...]) -> bytes:
     if len(sealed) < HEAD_BYTES + TAG_BYTES or sealed[0] != VERSION:
         raise CannotOpenSealed(f"The sealed value of {where} is damaged.")
     head = bytes(sealed[:HEAD_BYTES])
-    key = ring.keys.get(head[1 : 1 + KEY_ID_BYTES])
+    key = ring.keys.get(key_id_of(head))
     if key is None:
         raise CannotOpenSealed(f"The instance key that seals {where} is not on the key ring of this console.")
     try:
@@ -85,7 +107,7 @@ def check_vouched(ring: KeyRing, proof: bytes, statement: bytes, place: tuple[st
     """Raise CannotOpenSealed unless `proof` is `vouch`'s for the same statement and place."""
     where = " / ".join(place)
     head = bytes(proof[:HEAD_BYTES])
-    key = ring.keys.get(head[1 : 1 + KEY_ID_BYTES])
+    key = ring.keys.get(key_id_of(head))
     if len(head) != HEAD_BYTES or head[0] != VERSION or key is None:
         raise CannotOpenSealed(f"{where} is not vouched for by this console's instance key.")
     try:

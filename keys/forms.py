@@ -15,6 +15,7 @@ from django.http import QueryDict
 from keys.crypto_errors import BadPassword
 from keys.crypto_password import password_bytes
 from keys.models import PasswordRecord
+from keys.strength import Estimate, estimate
 
 SHORTEST = 8
 HINT_HELP = "What reminds you, and nobody else, of the password. It stands readable in every backup file."
@@ -57,13 +58,26 @@ class NameForm(forms.Form):
 
 
 class NewPasswordFields(forms.Form):
-    """A new password, typed twice, which neither name nor hint gives away."""
+    """A new password, typed twice, which neither name nor hint gives away; a weak one must be wanted.
+
+    `known` are the words that make it easy to guess, besides the name and the hint that are typed here.
+    """
+
+    known: tuple[str, ...] = ()
+    estimate: Estimate | None = None  # of what was typed, if it was long enough and typed twice
 
     password = TypedPasswordField(
         "Password",
         help_text=f"At least {SHORTEST} characters; four random words are better. It is never shown again.",
     )
     again = TypedPasswordField("The same password again")
+    weak_ok = forms.BooleanField(label="Take this weak password", required=False)
+
+    def __init__(self, *args: Any, known: tuple[str, ...] = (), **options: Any) -> None:  # noqa: ANN401 - as Form's
+        super().__init__(*args, **options)
+        self.known = known
+        if not self.is_bound:
+            del self.fields["weak_ok"]
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -75,22 +89,40 @@ class NewPasswordFields(forms.Form):
         for name in ("name", "hint"):
             if password and gives_away(data.get(name, ""), password):
                 self.add_error(name, f"The {name} contains the password: everybody can read it.")
+        self._clean_strength(data)
         return data
+
+    def _clean_strength(self, data: dict[str, Any]) -> None:
+        """Show the question about a weak password only where it is one."""
+        if not self.errors:
+            known = (*self.known, data.get("name", ""), data.get("hint", ""))
+            self.estimate = estimate(data["password"], known)
+        if self.estimate is None or not self.estimate.is_weak:
+            del self.fields["weak_ok"]
+        elif not data.get("weak_ok"):
+            self.add_error("weak_ok", weak_warning(self.estimate))
 
 
 class NewPasswordForm(NewPasswordFields, NameForm):
-    field_order = ("name", "password", "again", "hint")
+    field_order = ("name", "password", "again", "weak_ok", "hint")
 
 
 class ChangePasswordForm(NewPasswordFields):
     """The next version of a record, with the hint that goes with it."""
 
     hint = forms.CharField(label="Hint", max_length=200, required=False, help_text=HINT_HELP)
-    field_order = ("password", "again", "hint")
+    field_order = ("password", "again", "weak_ok", "hint")
 
 
 class VerifyForm(forms.Form):
     password = TypedPasswordField("Password", autocomplete="off")
+
+
+def weak_warning(found: Estimate) -> str:
+    return (
+        f"This password is weak: guessing it takes {found.crack_time} for somebody with many machines and a copy of a "
+        f"backup file. {found.advice} Type a better one, or the same twice again and tick this box."
+    )
 
 
 def gives_away(text: str, password: str) -> bool:

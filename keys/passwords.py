@@ -6,8 +6,10 @@ The bytes of a password and the derivation are decided in `keys.crypto_password`
 from __future__ import annotations
 
 import hmac
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 
 from backupsite.models import User
@@ -15,6 +17,7 @@ from keys import attempts
 from keys.crypto_password import KdfParameters, derive_kek, new_salt, password_bytes
 from keys.models import PasswordRecord, PasswordVersion
 from keys.sealing import seal_for, unseal_for
+from keys.strength import estimate
 
 
 @transaction.atomic
@@ -39,12 +42,18 @@ def add_version(record: PasswordRecord, password: str, by: User | None) -> Passw
         lanes=costs.lanes,
         kek_sealed=b"",
         created_by=by,
+        strength=estimate(password, known_words(record.name, record.hint, by)).score if password else None,
     )
     version.save()
     kek = derive_kek(password_bytes(password), salt=salt, parameters=costs)
     version.kek_sealed = seal_for(version, "kek_sealed", kek)
     version.save(update_fields=["kek_sealed"])
     return version
+
+
+def known_words(name: str, hint: str, by: User | None) -> tuple[str, ...]:
+    """Return what makes a password easy to guess when it stands in it."""
+    return (name, hint, by.username if by else "")
 
 
 class CannotKeep(Exception):
@@ -102,3 +111,8 @@ def verify(record: PasswordRecord, password: str) -> bool:
 
 def costs_of(version: PasswordVersion) -> KdfParameters:
     return KdfParameters(memory_kib=version.memory_kib, iterations=version.iterations, lanes=version.lanes)
+
+
+def ages_before(now: datetime) -> datetime:
+    """Return when a version must have been made to be old now."""
+    return now - timedelta(days=settings.BACKUPSITE.password_age_days)

@@ -1,16 +1,15 @@
 """The instance key ring of this console: where it is kept, and sealing a model's columns with it.
 
 The ring is outside Postgres: in BACKUPSITE_INSTANCE_KEYS, or in the file `instance-keys` (mode 0600) of the state
-folder. Both hold JSON: {"active": "<id, hex>", "keys": {"<id, hex>": "<key, base64>"}}. The bytes of a sealed value
-are decided in `keys.crypto_sealed`.
+folder. A process notices a new file at its next use of the ring, so that a ring which is in place before the first
+value is sealed with it opens that value everywhere. The bytes of a ring are decided in `keys.ring_file`, those of a
+sealed value in `keys.crypto_sealed`; how one key follows another in `keys.rotation`.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,11 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 
-from keys.crypto_sealed import KeyRing, check_vouched, seal, unseal, vouch
+from keys.crypto_sealed import KeyRing, check_vouched, key_id_of, seal, unseal, vouch
+from keys.ring_file import make_ring_file, parse_ring, read_ring
+
+VARIABLE = "BACKUPSITE_INSTANCE_KEYS"
+Stamp = tuple[int, int, int, int]
 
 
 def ring_path() -> Path:
@@ -26,33 +29,50 @@ def ring_path() -> Path:
     return path
 
 
-@cache
+def in_environment() -> bool:
+    return settings.BACKUPSITE.instance_keys is not None
+
+
 def ring() -> KeyRing:
-    """Return the key ring. Raises ImproperlyConfigured, naming what is wrong and where, never with key bytes."""
-    text = settings.BACKUPSITE.instance_keys
-    source = "BACKUPSITE_INSTANCE_KEYS"
-    if text is None:
-        source = str(ring_path())
-        try:
-            text = ring_path().read_text()
-        except OSError as error:
-            raise ImproperlyConfigured(f"The instance keys cannot be read from {source}: {error.strerror}.") from error
-    return parse_ring(text, source)
+    """Return the key ring as it is now. Raises ImproperlyConfigured, naming what is wrong and where, never with key
+    bytes.
+    """
+    if in_environment():
+        return _of_text(settings.BACKUPSITE.instance_keys)
+    path = ring_path()
+    return _of_file(path, _stamp(path))
 
 
-def parse_ring(text: str, source: str) -> KeyRing:
+@lru_cache(maxsize=1)
+def _of_text(text: str) -> KeyRing:
+    return parse_ring(text, VARIABLE)
+
+
+@lru_cache(maxsize=1)
+def _of_file(path: Path, stamp: Stamp) -> KeyRing:
+    """Return the ring of a file; the stamp is of before, so that a file which is replaced meanwhile is read again."""
+    return read_ring(path)
+
+
+def _stamp(path: Path) -> Stamp:
     try:
-        data = json.loads(text)
-        keys = {bytes.fromhex(i): base64.b64decode(k, validate=True) for i, k in data["keys"].items()}
-        return KeyRing(bytes.fromhex(data["active"]), keys)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ImproperlyConfigured(
-            f"The instance keys in {source} are not a key ring (see docs/operations.md)."
-        ) from None
+        found = path.stat()
+    except OSError as error:
+        raise ImproperlyConfigured(f"The instance keys cannot be read from {path}: {error.strerror}.") from error
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _ring_for(value: bytes) -> KeyRing:
+    """Return the ring to open a value with: read again if it names a key that is not on the one in memory."""
+    found = ring()
+    if key_id_of(value) in found.keys:
+        return found
+    _of_file.cache_clear()  # a file system with a slow cache of attributes
+    return ring()
 
 
 def ring_exists() -> bool:
-    return settings.BACKUPSITE.instance_keys is not None or ring_path().exists()
+    return in_environment() or ring_path().exists()
 
 
 def ensure_ring() -> bool:
@@ -61,28 +81,8 @@ def ensure_ring() -> bool:
     """
     if ring_exists():
         return False
-    new = KeyRing.new()
-    keys = {i.hex(): base64.b64encode(k).decode() for i, k in new.keys.items()}
-    _write_new(ring_path(), json.dumps({"active": new.active.hex(), "keys": keys}).encode())
+    make_ring_file(ring_path(), KeyRing.new())
     return True
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # never over an existing ring: two starts make one
-    finally:
-        temporary.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def place(row: models.Model, column: str) -> tuple[str, ...]:
@@ -101,7 +101,8 @@ def seal_for(row: models.Model, column: str, value: bytes) -> bytes:
 
 def unseal_for(row: models.Model, column: str) -> bytes:
     """Raises CannotOpenSealed, also when what the value is bound to was changed from outside."""
-    return unseal(ring(), bytes(getattr(row, column) or b""), place(row, column))
+    sealed = bytes(getattr(row, column) or b"")
+    return unseal(_ring_for(sealed), sealed, place(row, column))
 
 
 def vouch_for(row: models.Model, column: str) -> bytes:
@@ -115,7 +116,7 @@ def vouch_for(row: models.Model, column: str) -> bytes:
 def check_vouched_row(row: models.Model, column: str) -> None:
     """Raise CannotOpenSealed unless the row's proof is for its statement."""
     proof = bytes(getattr(row, column) or b"")
-    check_vouched(ring(), proof, _canonical(_statement(row, column)), place(row, column))
+    check_vouched(_ring_for(proof), proof, _canonical(_statement(row, column)), place(row, column))
 
 
 def _statement(row: models.Model, column: str) -> dict[str, Any]:

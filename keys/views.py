@@ -1,7 +1,8 @@
-"""The pages of password records: list, make, change, rename, verify by typing again, delete.
+"""The pages of password records: list, make, change, rename, verify by typing again.
 
 Pages that take a secret are never stored and never swapped into another page. Which jobs and restore points use a
-record is known and shown in `jobs` (the page named password_usage); here their protection is only obeyed.
+record, and so what a change means and whether it may be deleted, is known and shown in `jobs` (the pages named
+password_usage, password_outlook and password_delete).
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.db import models, transaction
-from django.db.models import Max, ProtectedError
+from django.db.models import Max, OuterRef, Subquery
 from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -24,7 +26,7 @@ from backupsite.responses import no_store
 from backupsite.roles import Right, requires
 from keys import attempts, passwords
 from keys.forms import ChangePasswordForm, NameForm, NewPasswordForm, VerifyForm
-from keys.models import PasswordRecord
+from keys.models import PasswordRecord, PasswordVersion
 from keys.signing import public_bytes
 
 NAMED_IN_A_REFUSAL = 10
@@ -33,24 +35,31 @@ NAMED_IN_A_REFUSAL = 10
 @requires(Right.KEYS)
 @require_safe
 def password_list(request: HttpRequest) -> HttpResponse:
+    newest = PasswordVersion.objects.filter(record=OuterRef("pk")).order_by("-number")
     records = PasswordRecord.objects.visible_to(request.user).annotate(
-        newest_number=Max("versions__number"), changed_at=Max("versions__created_at")
+        newest_number=Max("versions__number"),
+        changed_at=Max("versions__created_at"),
+        strength=Subquery(newest.values("strength")[:1]),
     )
-    records = records.order_by(Lower("name"))
     signer = public_bytes()
-    return render(request, "keys/password_list.html", {"records": records, "signer": signer.hex() if signer else ""})
+    context = {
+        "records": records.order_by(Lower("name")),
+        "ages_before": passwords.ages_before(timezone.now()),
+        "signer": signer.hex() if signer else "",
+    }
+    return render(request, "keys/password_list.html", context)
 
 
 @requires(Right.KEYS)
 @sensitive_post_parameters("password", "again")
 @require_http_methods(["GET", "HEAD", "POST"])
 def password_new(request: HttpRequest) -> HttpResponse:
-    form = NewPasswordForm(_posted(request))
+    form = NewPasswordForm(_posted(request), known=_known(request))
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         with transaction.atomic():
             record = passwords.create_record(data["name"], data["hint"], data["password"], _by(request))
-            after = {"name": record.name, "hint": record.hint}
+            after = {"name": record.name, "hint": record.hint, "strength": record.newest().strength}
             audit.record(request, "password created", record, after=after, severity=Severity.NOTICE)
         messages.success(request, f"The password “{record}” can be chosen in jobs now. Keep it where you can find it.")
         return redirect("password_detail", record.uuid)
@@ -62,7 +71,8 @@ def password_new(request: HttpRequest) -> HttpResponse:
 def password_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
     versions = record.versions.select_related("created_by").order_by("-number")
-    return render(request, "keys/password_detail.html", {"record": record, "versions": versions})
+    context = {"record": record, "versions": versions, "ages_before": passwords.ages_before(timezone.now())}
+    return render(request, "keys/password_detail.html", context)
 
 
 @requires(Right.KEYS)
@@ -87,7 +97,7 @@ def password_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def password_change(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Add the next version; the earlier ones stay for the points that were written with them."""
     record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
-    form = ChangePasswordForm(_posted(request), initial={"hint": record.hint})
+    form = ChangePasswordForm(_posted(request), initial={"hint": record.hint}, known=(record.name, *_known(request)))
     if request.method == "POST" and form.is_valid():
         _change(request, record, form.cleaned_data["password"], form.cleaned_data["hint"])
         return redirect("password_detail", record.uuid)
@@ -95,11 +105,12 @@ def password_change(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 def _change(request: HttpRequest, record: PasswordRecord, password: str, hint: str) -> None:
+    before = {"version": record.newest().number, "hint": record.hint}
     with transaction.atomic():
+        record.hint = hint
+        record.save(update_fields=["hint"])
         version = passwords.add_version(record, password, _by(request))
-        before = {"version": version.number - 1, "hint": record.hint}
-        PasswordRecord.objects.filter(pk=record.pk).update(hint=hint)
-        after = {"version": version.number, "hint": hint}
+        after = {"version": version.number, "hint": hint, "strength": version.strength}
         audit.record(request, "password changed", record, before=before, after=after, severity=Severity.HIGH)
     messages.success(
         request,
@@ -129,24 +140,6 @@ def password_verify(request: HttpRequest, uuid: UUID) -> HttpResponse:
 SEVERITIES = {"right": Severity.INFO, "wrong": Severity.NOTICE, "blocked": Severity.HIGH}
 
 
-@requires(Right.KEYS)
-@require_http_methods(["GET", "HEAD", "POST"])
-def password_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    record = get_object_or_404(PasswordRecord.objects.visible_to(request.user), uuid=uuid)
-    holders: list[tuple[str, int, list[str]]] = []
-    if request.method == "POST":
-        try:
-            with transaction.atomic():
-                audit.record(request, "password deleted", record, severity=Severity.HIGH)
-                record.delete()
-        except ProtectedError as error:
-            holders = named(error.protected_objects)
-        else:
-            messages.success(request, f"The password “{record}” is deleted.")
-            return redirect("password_list")
-    return render(request, "keys/password_delete.html", {"record": record, "holders": holders})
-
-
 def named(rows: set[models.Model]) -> list[tuple[str, int, list[str]]]:
     """Group what refuses a deletion: what it is, how many there are, and the first names."""
     kinds = sorted(rows, key=lambda row: (row._meta.verbose_name_plural or "", row.pk))
@@ -156,6 +149,11 @@ def named(rows: set[models.Model]) -> list[tuple[str, int, list[str]]]:
 
 def _posted(request: HttpRequest) -> QueryDict | None:
     return request.POST if request.method == "POST" else None
+
+
+def _known(request: HttpRequest) -> tuple[str, ...]:
+    by = _by(request)
+    return (by.username,) if by else ()
 
 
 def _by(request: HttpRequest) -> User | None:

@@ -21,7 +21,15 @@ from backupsite.models import Role, RoleGrant, User
 from backupsite.roles import Right, may
 from jobs import questions
 from jobs.models import Job, JobChain, Session, SessionKind, State
-from keys.models import CustodyChallenge, PasswordRecord, PasswordVersion, RecoveryKey
+from keys.models import (
+    CustodyChallenge,
+    KmsKey,
+    KmsKeyVersion,
+    KmsServer,
+    PasswordRecord,
+    PasswordVersion,
+    RecoveryKey,
+)
 from repositories.models import Chain, RecoveryRequest, Repository, RestorePoint
 from tests.cast import browser_of
 from tests.factories import (
@@ -76,6 +84,7 @@ TABLE = {
     "password_verify": Row(KEYS, "GET POST", "password"),
     "password_delete": Row(KEYS, "GET POST", "password"),
     "password_usage": Row(KEYS, "GET", "password"),
+    "password_outlook": Row(KEYS, "GET", "password"),
     "recovery_list": Row(KEYS, "GET"),
     "recovery_add": Row(KEYS, "GET POST"),
     "recovery_make": Row(KEYS, "GET POST"),
@@ -98,6 +107,17 @@ TABLE = {
     "rewrap_for_kms_key": Row(KEYS, "GET POST", "kms key"),
     "rewrap_for_recovery_key": Row(KEYS, "GET POST", "recovery"),
     "rewrap_stop": Row(KEYS, "POST", "rewrap"),
+    "kms_list": Row(KEYS, "GET"),
+    "kms_new": Row(KEYS, "GET POST"),
+    "kms_detail": Row(KEYS, "GET", "kms server"),
+    "kms_edit": Row(KEYS, "GET POST", "kms server"),
+    "kms_certificate": Row(KEYS, "GET POST", "kms server"),
+    "kms_test": Row(KEYS, "POST", "kms server"),
+    "kms_delete": Row(KEYS, "GET POST", "kms server"),
+    "kms_poll": Row(KEYS, "POST", "kms server"),
+    "kms_rotate": Row(KEYS, "GET POST", "kms key"),
+    "kms_usage": Row(KEYS, "GET", "kms key"),
+    "kms_lost": Row(KEYS, "GET POST", "kms version"),
     "repository_list": Row(SEE, "GET"),
     "repository_detail": Row(SEE, "GET", "repository"),
     "repository_room": Row(SEE, "GET", "repository"),
@@ -140,8 +160,10 @@ TABLE = {
     "point_restore": Row(RESTORE, "GET POST", "point"),
 }
 
-WATCHED = (User, RoleGrant, Job, JobChain, Session, PasswordRecord, PasswordVersion, Repository, Chain, RestorePoint)
-WATCHED += (RecoveryKey, CustodyChallenge, RecoveryRequest)
+WATCHED = (
+    *(User, RoleGrant, Job, JobChain, Session, PasswordRecord, PasswordVersion, KmsServer, KmsKey, KmsKeyVersion),
+    *(RecoveryKey, CustodyChallenge, RecoveryRequest, Repository, Chain, RestorePoint),
+)
 
 
 def patterns(resolver: URLResolver) -> Iterator[URLPattern]:
@@ -184,6 +206,7 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(questions, "ask", silent)
     job = make_job(password=make_password())
     chain = make_chain(job)
+    key = make_kms_key()
     addresses = {
         "": {},
         "token": {"token": "no-such-token"},
@@ -192,8 +215,10 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
         "password": {"uuid": job.password.uuid},
         "recovery": {"uuid": make_recovery_key().uuid},
         "kind of key": {"kind": "password", "uuid": job.password.uuid},
-        "kms key": {"uuid": make_kms_key().uuid},
         "rewrap": {"uuid": make_session(job, kind=SessionKind.REWRAP, state=State.FAILED).uuid},
+        "kms server": {"uuid": key.server.uuid},
+        "kms key": {"uuid": key.uuid},
+        "kms version": {"uuid": key.uuid, "number": 1},
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
         "foreign chain": {"uuid": job.repository.uuid, "chain": "00000000-0000-4000-8000-000000000000"},

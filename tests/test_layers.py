@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"keys\.crypto\w*", ("keys.crypto*",)),
     (r"keys\.kms(\..*)?", ("keys.crypto*", "keys.kms")),
     (r"repositories\.engine(\..*)?", ("repositories.engine", "keys.crypto*", "keys.kms")),
-    (r"jobs\.(schedule|retention|planning)", ()),
+    (r"jobs\.(schedule|retention|planning|key_health)", ()),
     (r"jobs\.consequences", ("jobs.planning",)),
     (r"keys\.models(\..*)?", (*HELPERS, "keys.models")),
     (r"repositories\.models", (*HELPERS, "keys.models")),
@@ -64,7 +64,7 @@ LATE: dict[tuple[str, str], str] = {
 # Where work comes in. Nothing else imports these: a rule that two of them need has its home below.
 ENTRANCES = re.compile(r"\w+\.(views\w*|\w+_views|urls\w*|tasks|management\..*)")
 
-RULES_OF_JOBS = r"jobs\.(schedule|retention|planning|consequences)"
+RULES_OF_JOBS = r"jobs\.(schedule|retention|planning|consequences|key_health)"
 WITHOUT_DJANGO = (
     rf"keys\.crypto\w*|keys\.kms(\..*)?|repositories\.engine(\..*)?|{RULES_OF_JOBS}|jobs\.(process\w*|protocol)"
 )

@@ -69,6 +69,8 @@ def test_an_empty_variable_is_an_unset_one():
         ("BACKUPSITE_BEHIND_PROXY", "-1"),
         ("BACKUPSITE_BEHIND_PROXY", "10"),
         ("BACKUPSITE_RESTORE_ROOTS", "/ok:not-absolute"),
+        ("BACKUPSITE_PASSWORD_AGE_DAYS", "0"),
+        ("BACKUPSITE_PASSWORD_AGE_DAYS", "a year"),
         ("DATABASE_URL", "mysql://host/name"),
         ("DATABASE_URL", "postgresql://host"),
         ("DATABASE_URL", "postgresql://host:port/name"),
@@ -79,6 +81,11 @@ def test_a_malformed_setting_is_named_in_one_line(name, value):
     text = refusal(**{name: value})
     assert name in text
     assert "\n" not in text
+
+
+def test_passwords_age_in_a_year_or_in_the_days_that_are_set():
+    assert load().password_age_days == 365
+    assert load(BACKUPSITE_PASSWORD_AGE_DAYS="90").password_age_days == 90
 
 
 def test_bind_takes_names_and_both_families():

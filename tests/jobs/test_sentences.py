@@ -13,6 +13,15 @@ NOW = "2026-11-23T02:00:00+00:00"
 UUID = "6a3f1b4e-0000-4000-8000-000000000000"
 KEY = {"record": UUID, "version": 2, "name": "finance"}
 CHAIN = {"chain": UUID, "state": "current", "points": 7, "bytes": 13 * 2**30, "first": NOW, "last": NOW}
+CLOSED_KEY = {
+    "key": "key of Ledger on vault, version 1",
+    "state": "destroyed",
+    "points": 7,
+    "with_another_slot": 2,
+    "jobs": ["Ledger"],
+    "first": NOW,
+    "last": NOW,
+}
 
 REASON_PARAMS = {
     "chain-damaged": {"damage": "the file of point 3 is missing"},
@@ -37,6 +46,12 @@ RESULT_PARAMS = {
     "restored": {"skipped": 1, "failed": 2, "warnings": 3},
     "verified": {"depth": "full", "notes": 0},
     "damaged": {"damages": 1, "damaged_files": 2},
+    "kms-polled": {"server": "vault", "keys": 2, "pairs": 3, "rotated": 1},
+    "kms-doubt": {
+        "server": "vault",
+        "problems": ["The key is active, but does not open."],
+    },
+    "kms-keys-closed": {"server": "vault", "points": 7, "keys": [CLOSED_KEY, {**CLOSED_KEY, "points": 0, "jobs": []}]},
     "protection-changed": {"job": "Ledger"},
     "plaintext-refused": {"repository": "vault"},
     "source-in-repository": {"path": "/srv", "repository": "/srv/r"},

@@ -188,6 +188,12 @@ def test_a_cached_public_key_counts_for_seven_days(answered_at, allowed):
         check_may_wrap(version, NOW)
 
 
+def test_a_pair_that_opened_something_counts_by_itself():
+    version = make_kms_key(make_kms_server(answered_at=NOW - timedelta(days=9))).newest()
+    version.proven_at = NOW - timedelta(days=6)
+    check_may_wrap(version, NOW)
+
+
 def test_a_server_that_is_to_be_asked_each_time_is_asked(server, kmip_server):
     strict = make_kms_server(kmip_server, outage=Outage.FAIL)
     version = make_kms_key(strict, kmip_server).newest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import pytest
@@ -14,8 +15,10 @@ from keys.crypto_sealed import CannotOpenSealed
 from keys.models import PasswordRecord, PasswordVersion, VerifyAttempt
 from keys.sealing import ensure_ring
 from tests.factories import change_password, make_password, make_user
+from tests.forks import fork
 
 pytestmark = pytest.mark.django_db
+WRONG, BLOCKED = 10, 11  # how a process ends
 TYPED = "correct horse battery staple"
 
 
@@ -56,6 +59,15 @@ def test_a_refused_password_leaves_no_record() -> None:
     with pytest.raises(BadPassword):
         passwords.create_record("empty", "", "", None)
     assert not PasswordRecord.objects.exists()
+
+
+def test_each_version_keeps_how_strong_it_was_with_name_hint_and_person_known() -> None:
+    user = make_user(Role.ADMINISTRATOR, username="wilhelmine")
+    record = passwords.create_record("ledgerhouse", "pianostool", TYPED, user)
+    assert record.newest().strength == 4
+    for known in ("ledgerhouse1", "pianostool1", "wilhelmine1"):
+        weak = passwords.add_version(record, known, user).strength
+        assert weak is not None and weak < 2
 
 
 @pytest.mark.parametrize("field", ["salt", "memory_kib", "iterations", "lanes", "number"])
@@ -128,3 +140,19 @@ def test_only_the_newest_version_counts() -> None:
     change_password(record, "a new horse")
     assert not passwords.verify(record, TYPED)
     assert passwords.verify(record, "a new horse")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_parallel_guesses_of_many_processes_get_fifteen_tries_together() -> None:
+    """Each web process counts for all: of 24 at once, 15 are compared, and 9 are told to wait."""
+    record = make_password(TYPED)
+
+    def guess() -> None:
+        try:
+            raise SystemExit(WRONG if not passwords.verify(record, "wrong") else 0)
+        except attempts.TooManyAttempts:
+            raise SystemExit(BLOCKED) from None
+
+    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in [fork(guess) for _ in range(24)]]
+    assert (ends.count(WRONG), ends.count(BLOCKED)) == (15, 9)
+    assert VerifyAttempt.objects.filter(subject=record.uuid).count() == 15

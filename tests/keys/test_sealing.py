@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from keys import sealing
 from keys.crypto_sealed import HEAD_BYTES, CannotOpenSealed, KeyRing, check_vouched, seal, unseal, vouch
+from keys.ring_file import parse_ring
 from tests.factories import make_job, make_password
 
 PLACE = ("keys_passwordversion", "kek_sealed", "7", "record", "1")
@@ -149,9 +150,7 @@ def ring_file(tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch) -> Path
     path = tmp_path / "instance-keys"
     monkeypatch.setattr(sealing, "ring_path", lambda: path)
     settings.BACKUPSITE = replace(settings.BACKUPSITE, instance_keys=None)
-    sealing.ring.cache_clear()
-    yield path
-    sealing.ring.cache_clear()
+    return path
 
 
 def test_a_ring_file_is_made_once_and_for_its_owner_only(ring_file: Path) -> None:
@@ -172,11 +171,11 @@ def test_a_missing_ring_is_named(ring_file: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"active": "zz", "keys": {}}', '{"active": 1, "keys": []}'])
 def test_a_broken_ring_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="not a key ring"):
-        sealing.parse_ring(text, "the test")
+        parse_ring(text, "the test")
 
 
 def test_a_broken_ring_does_not_show_its_keys() -> None:
     key = base64.b64encode(SECRET + b"one byte too many").decode()
     with pytest.raises(ImproperlyConfigured) as refused:
-        sealing.parse_ring(json.dumps({"active": "00" * 8, "keys": {"00" * 8: key}}), "the test")
+        parse_ring(json.dumps({"active": "00" * 8, "keys": {"00" * 8: key}}), "the test")
     assert key not in str(refused.value) and refused.value.__cause__ is None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from backupsite.models import AuditEvent
 from keys.models import PasswordRecord, PasswordVersion, VerifyAttempt
@@ -78,9 +81,53 @@ def test_what_is_wrong_is_said_without_the_secret(alice: Client, change: dict[st
 
 
 def test_eight_characters_and_spaces_at_the_ends_are_kept(alice: Client) -> None:
-    alice.post("/keys/new/", fields(password=" seven7 ", again=" seven7 "))
+    alice.post("/keys/new/", fields(password=" seven7 ", again=" seven7 ", weak_ok="on"))
     record = PasswordRecord.objects.get()
     assert verify(record, " seven7 ") and not verify(record, "seven7")
+
+
+@pytest.mark.parametrize("weak", ["password2026", "finance 2026!", "notebook1", "alice2026", "backupsite1"])
+def test_a_weak_password_is_taken_only_when_that_is_wanted(alice: Client, weak: str) -> None:
+    """Weak are also the name, the hint, one's own name and the product's."""
+    given = fields(password=weak, again=weak)
+    page = alice.post("/keys/new/", given).content.decode()
+    assert "This password is weak" in page and 'name="weak_ok"' in page and f'value="{weak}"' not in page
+    assert not PasswordRecord.objects.exists()
+    assert alice.post("/keys/new/", {**given, "weak_ok": "on"}).status_code == 302
+    version = PasswordRecord.objects.get().newest()
+    assert version.strength is not None and version.strength < 3
+    event = AuditEvent.objects.get(action="password created")
+    assert event.after["strength"] == version.strength and weak not in str(event.__dict__)
+
+
+def test_nobody_is_asked_about_a_good_password(alice: Client) -> None:
+    assert "weak_ok" not in alice.get("/keys/new/").content.decode()
+    assert "weak_ok" not in alice.post("/keys/new/", fields(name="")).content.decode()
+    alice.post("/keys/new/", fields())
+    record = PasswordRecord.objects.get()
+    assert record.newest().strength == 4
+    assert all(
+        "strong</span>" in alice.get(address).content.decode() for address in ("/keys/", f"/keys/{record.uuid}/")
+    )
+
+
+def test_a_change_is_estimated_with_the_record_and_the_new_hint(alice: Client) -> None:
+    record = make_password(TYPED, name="ledgerhouse")
+    given = {"password": "ledgerhouse7", "again": "ledgerhouse7", "hint": "pianostool"}
+    assert "This password is weak" in alice.post(f"/keys/{record.uuid}/change/", given).content.decode()
+    given |= {"password": "pianostool1", "again": "pianostool1"}
+    assert "This password is weak" in alice.post(f"/keys/{record.uuid}/change/", given).content.decode()
+    assert record.versions.count() == 1
+
+
+def test_ageing_and_weak_passwords_are_marked(alice: Client, settings) -> None:
+    record = make_password(TYPED)
+    days = settings.BACKUPSITE.password_age_days
+    for age, words in ((days - 1, False), (days + 1, True)):
+        PasswordVersion.objects.update(created_at=timezone.now() - timedelta(days=age), strength=1)
+        assert ("ageing" in alice.get("/keys/").content.decode()) == words
+        assert ("This password is ageing" in alice.get(f"/keys/{record.uuid}/").content.decode()) == words
+    assert "This password is weak" in alice.get(f"/keys/{record.uuid}/").content.decode()
 
 
 def test_a_change_adds_a_version_and_a_hint(alice: Client) -> None:
@@ -136,7 +183,7 @@ def test_re_typing_is_throttled(alice: Client) -> None:
 
 def test_an_unused_password_is_deleted_with_its_versions(alice: Client) -> None:
     record = make_password(TYPED)
-    address = f"/keys/{record.uuid}/delete/"
+    address = f"/passwords/{record.uuid}/delete/"
     assert alice.get(address).status_code == 200 and PasswordRecord.objects.exists()
     assert alice.post(address)["Location"] == "/keys/"
     assert not PasswordRecord.objects.exists() and not PasswordVersion.objects.exists()
@@ -149,10 +196,11 @@ def test_a_password_in_use_stays_and_the_page_names_what_needs_it(alice: Client)
     chain = make_chain(job)
     for _ in range(12):
         make_point(chain)
-    response = alice.post(f"/keys/{record.uuid}/delete/")
+    response = alice.post(f"/passwords/{record.uuid}/delete/")
     page = response.content.decode()
     assert response.status_code == 200
-    assert "Not deleted: it is in use" in page and "Ledger files" in page and "12 slots" in page and "and more" in page
+    assert "Not deleted: it is in use" in page and "Ledger files" in page
+    assert "12 restore points open with it" in page and "in 1 chain" in page
     assert PasswordRecord.objects.filter(pk=record.pk).exists()
     assert not AuditEvent.objects.filter(action="password deleted").exists()
 
@@ -167,7 +215,12 @@ def test_versions_are_listed_newest_first(alice: Client) -> None:
 
 def test_names_and_hints_are_text_not_markup(alice: Client) -> None:
     record = make_password(TYPED, name="<img src=x>", hint="<b>hint</b>")
-    for address in ("/keys/", f"/keys/{record.uuid}/", f"/keys/{record.uuid}/verify/", f"/keys/{record.uuid}/delete/"):
+    for address in (
+        "/keys/",
+        f"/keys/{record.uuid}/",
+        f"/keys/{record.uuid}/verify/",
+        f"/passwords/{record.uuid}/delete/",
+    ):
         page = alice.get(address).content.decode()
         assert "<img src=x>" not in page and "<b>hint" not in page
 
@@ -176,6 +229,6 @@ def test_operators_and_strangers_see_no_keys() -> None:
     record = make_password(TYPED)
     for client in (cast.bob(), cast.charlie(), cast.with_role("viewer"), cast.with_role("restore")):
         assert client.get("/keys/").status_code == 403
-        assert client.post(f"/keys/{record.uuid}/delete/").status_code == 403
+        assert client.post(f"/passwords/{record.uuid}/delete/").status_code == 403
     assert cast.with_role("security").get(f"/keys/{record.uuid}/").status_code == 200
     assert PasswordRecord.objects.exists()
