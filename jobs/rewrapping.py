@@ -74,7 +74,7 @@ def finish(session: Session, held: Claim, request: Request, end: End, log: Sessi
     assert isinstance(request, RewrapRequest)
     numbers = held_row(held).values_list("claimed_settings", "cancel_requested_at").first()
     settings, wished_at = numbers or (session.claimed_settings, None)
-    outcome = _ended_early(end) if isinstance(end, Failed) else _outcome(end, settings, wished=wished_at is not None)
+    outcome = _ended_early(end) if isinstance(end, Failed) else outcome_of(end, settings, wished=wished_at is not None)
     chain = Chain.objects.filter(uuid=request.chain_id).first()
     after = {"session": str(session.uuid), "state": str(outcome.state), "result": outcome.code, **outcome.params}
     with transaction.atomic():
@@ -175,7 +175,8 @@ def _ended_early(end: Failed) -> Outcome:
     return Outcome(found.state, found.code, {**found.params, "rewrap": True}, message)
 
 
-def _outcome(end: End, settings: dict[str, int], *, wished: bool) -> Outcome:
+def outcome_of(end: End, settings: dict[str, int], *, wished: bool) -> Outcome:
+    """Return what a process that came to its end means; `settings` are those that the session claimed."""
     assert isinstance(end, RewrapDone)
     points, closed = settings.get("points", 0), settings.get("closed", 0)
     done = end.written + end.passed
