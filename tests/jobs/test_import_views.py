@@ -15,8 +15,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.models import AuditEvent
+from jobs import answering, answering_chains
 from jobs.byte_paths import quoted
 from jobs.models import Proxy, Question, Session, State
+from jobs.questions import _put, _read
 from jobs.sessions import start_restore, start_verify
 from jobs.tasks import run_session
 from keys.crypto_password import KdfParameters, derive_kek
@@ -27,6 +29,7 @@ from keys.public_recipients import kms_recipient
 from keys.sealing import ensure_ring
 from repositories.catalogue import check_chain
 from repositories.engine.backup import Kind, ParentPoint
+from repositories.foreign import OpenedChain
 from repositories.models import Chain as ChainRow
 from repositories.models import Repository, RestorePoint, Slot
 from repositories.reading import open_point
@@ -45,9 +48,10 @@ from tests.factories import (
 from tests.jobs.conftest import Worker
 from tests.jobs.people import alice, bob, charlie, rita, sven, text_of, vera
 from tests.jobs.proxy_answers import answer_at_once, be_silent
+from tests.secret_search import Search
 
 pytestmark = pytest.mark.django_db
-OLD, NEW = "correct horse", "another horse"
+OLD, NEW, UNHINTED = "correct horse", "another horse", "nobody's horse"
 
 
 @pytest.fixture(autouse=True)
@@ -131,9 +135,11 @@ def test_through_the_queue_and_then_browsed_downloaded_restored_and_verified(
     elsewhere: Chain, repository: Repository, quick_worker: Worker, tmp_path: Path
 ) -> None:
     Proxy.objects.filter(pk=make_proxy().pk).update(seen_at=timezone.now() + timedelta(hours=1))
-    elsewhere.write()
-    assert post(alice(), repository, elsewhere, OLD).status_code == 302
+    elsewhere.write(recipients=(replace(recipient(UNHINTED), hint="the stable"),))
+    assert post(alice(), repository, elsewhere, "a wrong password").status_code == 200
+    assert post(alice(), repository, elsewhere, UNHINTED).status_code == 302
     assert quick_worker.errors == [] and not Question.objects.exists()
+    assert secrets_of(elsewhere).tables() == []
     (point,) = points(elsewhere)
     folder = f"?path={quoted(inside(elsewhere.source))}"
     file = f"?path={quoted(inside(elsewhere.source, 'report.txt'))}"
@@ -146,6 +152,27 @@ def test_through_the_queue_and_then_browsed_downloaded_restored_and_verified(
     assert run(start_verify(point, by=make_user(), depth="full")).state == State.SUCCEEDED
     restored = tmp_path / "into" / str(elsewhere.source).lstrip("/") / "report.txt"
     assert restored.read_bytes() == b"all is well\n"
+
+
+def secrets_of(chain: Chain) -> Search:
+    """Look for what must stand nowhere in the open."""
+    keys = {f"file key {point.sequence}": point.file_key or b"" for point in chain.points}
+    return Search({"right": UNHINTED.encode(), "wrong": b"a wrong password", "kek": recipient(UNHINTED).kek, **keys})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_on_the_way_to_the_proxy_and_back_keys_are_sealed(elsewhere: Chain, repository: Repository) -> None:
+    elsewhere.write(recipients=(replace(recipient(UNHINTED), hint="the stable"),))
+    about = {"repository": str(repository.uuid), "chain": str(elsewhere.chain_id), "password": UNHINTED}
+    question = _put(make_proxy(), "open_chain", about, make_user())
+    assert secrets_of(elsewhere).tables() == []
+    answering.answer(question.pk)
+    assert secrets_of(elsewhere).tables() == []
+    question.refresh_from_db()
+    found = answering_chains.read(_read(question), OpenedChain)
+    sealed = found.chain.files[0].sealed
+    assert sealed and sealed.file_key == elsewhere.points[0].file_key
+    assert secrets_of(elsewhere).look("repr", "an answer", repr(found).encode()) == []
 
 
 def run(session: Session) -> Session:

@@ -27,6 +27,7 @@ from tests.engine.recovering import recovery_private, recovery_recipient
 from tests.factories import make_job, make_kms_key, make_repository
 from tests.jobs.people import alice, bob, charlie, rita, sven, text_of, vera
 from tests.jobs.proxy_answers import answer_at_once
+from tests.secret_search import Search
 
 pytestmark = pytest.mark.django_db
 PROJECT = Path(__file__).resolve().parents[2]
@@ -100,6 +101,9 @@ def test_the_whole_round_opens_the_chain_once(elsewhere, repository, tmp_path):
             assert opened.summary.files == 1
     made.refresh_from_db()
     assert made.answered_at and made.private_sealed is None
+    keys = {f"file key {point.sequence}": point.file_key or b"" for point in elsewhere.points}
+    secrets = Search({"sheet": recovery_private().seed, **keys})
+    assert secrets.tables() == [] and secrets.look("answer", "its text", answer.encode()) == []
     again = sven_.post(reverse("recovery_request", args=[made.uuid]), {"answer": answer})
     assert "its answer was used" in text_of(again)
     events = AuditEvent.objects.filter(action__startswith="recovery").order_by("pk")
