@@ -40,6 +40,7 @@ from tests.factories import (
     make_kms_key,
     make_kms_server,
     make_password,
+    make_pin,
     make_proxy,
     make_repository,
     make_session,
@@ -344,6 +345,27 @@ def test_names_and_numbers_of_a_stranger_break_nothing(elsewhere, repository, as
     far.write(sequence=3_000_000_000)
     assert "that the catalogue cannot hold" in text_of(post(alice_, repository, far, OLD))
     assert ChainRow.objects.count() == 1
+
+
+def test_an_imported_chain_is_forgotten_and_imported_anew(elsewhere, repository, asked):
+    elsewhere.write()
+    elsewhere.write()
+    alice_ = alice()
+    post(alice_, repository, elsewhere, OLD)
+    chain = ChainRow.objects.get()
+    forget = reverse("chain_forget", args=[chain.uuid])
+    assert forget in alice_.get(reverse("chain_detail", args=[chain.uuid])).content.decode()
+    assert "are not touched" in text_of(alice_.get(forget)) and len(points(elsewhere)) == 2
+    pin = make_pin(points(elsewhere)[0])
+    assert "Not forgotten" in text_of(alice_.post(forget)) and len(points(elsewhere)) == 2
+    pin.delete()
+    assert alice_.post(forget)["Location"] == reverse("foreign_chains", args=[repository.uuid])
+    assert not ChainRow.objects.exists() and not Slot.objects.exists() and len(elsewhere.names()) == 2
+    assert AuditEvent.objects.get(action="imported chain forgotten").severity == "high"
+    post(alice_, repository, elsewhere, OLD)
+    assert len(points(elsewhere)) == 2
+    own = make_chain(make_job(repository=repository))
+    assert alice_.post(reverse("chain_forget", args=[own.uuid])).status_code == 404
 
 
 def test_a_run_whose_beginning_is_gone_is_left_and_the_next_is_taken(elsewhere, repository, asked):
