@@ -25,7 +25,7 @@ from jobs.models import Job, Question
 from keys import ring_file, rotation, sealing, signing
 from keys.crypto_sealed import KeyRing, key_id_of, seal
 from keys.models import PasswordVersion, SigningKey
-from keys.sealed_columns import columns
+from keys.sealed_columns import columns, keys_in_use
 from keys.sealing import seal_for
 from repositories.models import Kind, RestorePoint
 from repositories.reading import file_key_of, seal_file_key
@@ -70,10 +70,6 @@ def open_everything() -> int:
     return len(rows)
 
 
-def keys_in_use() -> set[bytes]:
-    return {key_id for column in columns() for key_id in column.key_ids()}
-
-
 # The steps
 
 
@@ -115,6 +111,21 @@ def test_the_new_key_opens_before_it_seals_and_the_old_one_goes_last(ring: Path,
     old = sealing.ring().active
     rotate()
     assert written == [(2, 0, {old}), (2, 1, {old}), (1, 0, {sealing.ring().active})]
+
+
+def test_an_old_key_that_was_put_back_does_not_become_the_active_one_again(ring: Path) -> None:
+    """For an older dump somebody adds the old key at the end; something is sealed with it, so it is not a new one."""
+    old = sealing.ring()
+    fill()
+    rotate()
+    new = sealing.ring()
+    ring_file.replace_ring_file(ring, KeyRing(new.active, {**new.keys, **old.keys}))
+    point = make_point()
+    point.file_key_sealed = seal(old, bytes(32), sealing.place(point, "file_key_sealed"))
+    point.save()
+    rotate()
+    assert list(sealing.ring().keys) == [new.active] and keys_in_use() == {new.active}
+    assert open_everything()
 
 
 def test_a_rotation_is_an_event_of_high_severity(ring: Path) -> None:
@@ -282,7 +293,7 @@ CALLS = ("os.fsync", "os.replace", "os.chown", "django.db.models.query.QuerySet.
 
 
 def kill_at(number: int) -> bool:
-    """Rotate in a process that is killed before or after its n-th step; return whether it had that many."""
+    """Rotate in a process that is killed before its n-th step; return whether it had that many."""
 
     def work() -> None:
         numbers = count()
@@ -316,9 +327,7 @@ def stepping(name: str, step: Callable[[], None]) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         step()
-        result = real(*args, **kwargs)
-        step()
-        return result
+        return real(*args, **kwargs)
 
     return call
 
@@ -330,7 +339,7 @@ def kills() -> Iterator[int]:
         number += 1
 
 
-def test_killed_before_and_after_every_write_everything_opens_and_the_next_run_finishes(ring: Path) -> None:
+def test_killed_before_every_write_everything_opens_and_the_next_run_finishes(ring: Path) -> None:
     fill(points=1)
     values = open_everything()
     points = 0
@@ -341,13 +350,13 @@ def test_killed_before_and_after_every_write_everything_opens_and_the_next_run_f
         assert keys_in_use() == {sealing.ring().active}
         assert [path.name for path in ring.parent.iterdir()] == ["instance-keys"]
         points += 1
-    assert points > 40
+    assert points > 20
 
 
 def test_killed_again_and_again_without_a_run_between(ring: Path) -> None:
     fill(points=1)
     values = open_everything()
-    for number in range(0, 30, 3):
+    for number in range(0, 20, 2):
         kill_at(number)
         assert open_everything() == values
     rotate()
