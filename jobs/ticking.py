@@ -1,7 +1,8 @@
 """The heartbeat of the runner: one idempotent function, called each second by the watchdog, each minute by the cluster.
 
 It finds what time alone makes true: due times, proxies that are there, verifications that a deletion waits for, leases
-that ran out, workers that became free. What each of them means is decided where it is called.
+that ran out, workers that became free, chains whose time is over. What each of them means is decided where it is
+called.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from django.db import connection
 from jobs.admission import admit, database_now
 from jobs.clusters import see_proxies
 from jobs.due import start_due_sessions
+from jobs.expiring import delete_expired
 from jobs.leases import expire
 from jobs.pruning import fulls_to_verify
 from jobs.sessions import PointGone, start_verify
@@ -32,7 +34,7 @@ def tick() -> bool:
 
 def _tick(now: datetime) -> None:
     errors = start_due_sessions(now)
-    steps: tuple[Callable[[], object], ...] = (see_proxies, _verify_fulls, expire, admit)
+    steps: tuple[Callable[[], object], ...] = (see_proxies, _verify_fulls, expire, admit, delete_expired)
     for step in steps:
         try:
             step()

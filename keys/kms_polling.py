@@ -16,7 +16,6 @@ from keys.kms.interface import Kms, KmsError, KmsGarbage, KmsKeyGone, KmsRefused
 from keys.kms_servers import add_version, connected, pair_name, pair_of, prove
 from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer
 
-
 DOES_NOT_OPEN = (KmsRefused, KmsKeyGone, KmsGarbage)
 
 

@@ -20,7 +20,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from backupsite.models import Role, RoleGrant, User
 from backupsite.roles import Right, may
 from jobs import questions
-from jobs.models import Job, JobChain, Session, State
+from jobs.models import Job, JobChain, JobChainState, Session, State
 from keys.models import CustodyChallenge, PasswordRecord, PasswordVersion, RecoveryKey
 from repositories.models import Chain, RecoveryRequest, Repository, RestorePoint
 from tests.cast import browser_of
@@ -115,6 +115,9 @@ TABLE = {
     "job_resume": Row(EDIT, "POST", "job"),
     "job_delete": Row(ADMINISTER, "GET POST", "job"),
     "chain_detach": Row(ADMINISTER, "GET POST", "chain of job"),
+    "lone_chains": Row(SEE, "GET"),
+    "chain_expiry": Row(ADMINISTER, "GET POST", "detached chain"),
+    "chain_delete": Row(ADMINISTER, "GET POST", "detached chain"),
     "session_list": Row(SEE, "GET"),
     "missed_list": Row(SEE, "GET"),
     "session_detail": Row(SEE, "GET", "session"),
@@ -129,7 +132,19 @@ TABLE = {
     "point_restore": Row(RESTORE, "GET POST", "point"),
 }
 
-WATCHED = (User, RoleGrant, Job, JobChain, Session, RecoveryRequest, PasswordRecord, PasswordVersion, Repository, Chain, RestorePoint)
+WATCHED = (
+    User,
+    RoleGrant,
+    Job,
+    JobChain,
+    Session,
+    RecoveryRequest,
+    PasswordRecord,
+    PasswordVersion,
+    Repository,
+    Chain,
+    RestorePoint,
+)
 WATCHED += (RecoveryKey, CustodyChallenge)
 
 
@@ -182,6 +197,7 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
         "recovery": {"uuid": make_recovery_key().uuid},
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
+        "detached chain": {"uuid": make_chain(job, state=JobChainState.DETACHED).uuid},
         "foreign chain": {"uuid": job.repository.uuid, "chain": "00000000-0000-4000-8000-000000000000"},
         "recovery request": {"uuid": make_recovery_request(job.repository).uuid},
         "chain of job": {"uuid": job.uuid, "chain": chain.uuid},
