@@ -171,6 +171,7 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
         parent_key=parent_key,
         job_name=job.name,
         signer=signer,
+        plain_allowed=not job.repository.requires_encryption,
     )
 
 

@@ -22,6 +22,7 @@ from keys.crypto_slots import SlotKind
 from keys.models import KmsKeyVersion, PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
+from repositories.engine.encrypted_only import check_plain
 from repositories.engine.errors import EngineError
 from repositories.engine.expectation import check_child, difference
 from repositories.engine.reader import Kek, Point, open_point
@@ -106,10 +107,15 @@ class Comparison:
 
 @transaction.atomic
 def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
-    """Add the rows of a published file; registering it twice gives the same row."""
+    """Add the rows of a published file; registering it twice gives the same row.
+
+    Raises PlaintextRefused for a plain file where the repository takes encrypted ones only.
+    """
     existing = RestorePoint.objects.filter(uuid=sealed.file_id).first()
     if existing is not None:
         return existing
+    if refuses_plain(chain):
+        check_plain(chain.repository.root, allowed=False)
     parent = RestorePoint.objects.get(uuid=sealed.parent_id, chain=chain) if sealed.parent_id else None
     point = RestorePoint.objects.create(
         uuid=sealed.file_id,
@@ -161,7 +167,15 @@ def compare(chain: Chain) -> Comparison:
     foreign = [_foreign(on_disk[point.sequence], point) for point in sealed if point.sequence in on_disk]
     foreign += [f"file {n} is not in the catalogue" for n in on_disk if n not in known and n <= newest]
     unknown = tuple(file for n, file in sorted(on_disk.items()) if n > newest)
+    if refuses_plain(chain):
+        foreign += [f"file {file.sequence} is plain, and the repository takes encrypted ones only" for file in unknown]
+        unknown = ()
     return Comparison(missing, tuple(text for text in foreign if text), unknown)
+
+
+def refuses_plain(chain: Chain) -> bool:
+    """Tell whether a further file of the chain would be a plain one where only encrypted ones are taken."""
+    return not chain.encrypted and chain.repository.requires_encryption
 
 
 def check_chain(chain: Chain) -> str:

@@ -54,6 +54,10 @@ def store(repository: Repository, seen: SeenChain) -> TakenOver:
     A chain of one of this console's jobs gets keys only: its new files are registered by its next session. Raises
     NothingOpened, KnownElsewhere.
     """
+    if repository.requires_encryption and not seen.encrypted:
+        raise NothingOpened(
+            f"The repository {repository} takes encrypted backups only: a plain chain stays foreign to it."
+        )
     joined = [file for file in seen.files if file.standing == Standing.JOINED and file.sealed]
     if not joined:
         raise NothingOpened("No file of this chain opened and belongs to it: nothing was taken over.")

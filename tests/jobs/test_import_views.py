@@ -164,6 +164,14 @@ def test_a_plain_chain_is_imported_as_one(elsewhere, repository, asked):
     assert not ChainRow.objects.get(uuid=elsewhere.chain_id).encrypted and not Slot.objects.exists()
 
 
+def test_a_plain_chain_stays_foreign_where_only_encrypted_ones_are_taken(elsewhere, repository, asked):
+    elsewhere.passwords = ()
+    elsewhere.write()
+    Repository.objects.update(requires_encryption=True)
+    assert "takes encrypted backups only" in text_of(post(alice(), repository, elsewhere))
+    assert not ChainRow.objects.exists()
+
+
 def test_a_closed_point_is_opened_later_with_another_password(elsewhere, repository, asked):
     """The newest file is lost in this case: what is older opens one by one, with what each was written with."""
     elsewhere.write(passwords=(OLD,))
