@@ -1,5 +1,7 @@
 """Answering quick questions, on the proxy: what is in a folder, whether sources, a repository or a target can be used.
 
+One answer changes something: `require_encryption` sets or takes away the marker of a repository.
+
 Every answer is a plain dict; each problem in it has path, code, message and severity (error: refuse; note: say it).
 Paths go in and out as text with undecodable bytes kept (surrogateescape), or as base64 where a field's name ends in
 _b64.
@@ -12,7 +14,8 @@ Codes of problems:
                 will-be-created, not-empty (notes)
     target      not-absolute, outside-roots, in-repository, in-state-folder, not-a-folder, unwritable (errors)
 
-Refusals of list_folder: not-absolute, missing, not-a-folder, unreadable.
+Refusals of list_folder: not-absolute, missing, not-a-folder, unreadable; of require_encryption: repository-away,
+repository-unwritable.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from jobs import answering_chains
 from jobs.models import Question, QuestionState
 from jobs.questions import Refused, question_of, store_answer
 from jobs.targets import TargetRefused, check_target, is_within, target_rules
-from repositories.engine.errors import text
+from repositories.engine.encrypted_only import mark, unmark
+from repositories.engine.errors import RepositoryUnwritable, text
 
 Answer = dict[str, Any]
 LISTED_MOST = 5_000
@@ -101,6 +105,25 @@ def check_restore_target(path: str, by_admin: bool) -> Answer:
         return {"problems": [_error(path, "unwritable", f"{existing} cannot be written by the proxy's user.")]}
     free_bytes, total_bytes = room(existing)
     return {"problems": [], "free_bytes": free_bytes, "total_bytes": total_bytes}
+
+
+def require_encryption(path: str, required: bool, is_new: bool) -> Answer:
+    """Set the marker of a repository that takes encrypted files only, or take it away.
+
+    The folder of a new one, without chains, is made; any other that is not there may be a disk that is not mounted.
+    """
+    root = Path(path)
+    if not root.is_dir() and not is_new:
+        raise Refused("repository-away", {}, f"The repository {path} is not there: mount its disk, then save again.")
+    try:
+        if required:
+            root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            mark(root)
+        elif root.is_dir():
+            unmark(root)
+    except (RepositoryUnwritable, OSError) as error:
+        raise Refused("repository-unwritable", {}, str(error)) from error
+    return {"marked": required}
 
 
 def room(path: Path) -> tuple[int, int]:
@@ -217,5 +240,6 @@ ANSWERS: dict[str, Callable[..., Answer]] = {
     "check_sources": check_sources,
     "check_repository": check_repository,
     "check_target": check_restore_target,
+    "require_encryption": require_encryption,
     **answering_chains.ANSWERS,
 }

@@ -182,6 +182,7 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
         job_name=job.name,
         signer=signer,
         unfinished_key=_unfinished_key(job, chain_id),
+        plain_allowed=not job.repository.requires_encryption,
     )
 
 

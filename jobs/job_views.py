@@ -1,6 +1,6 @@
 """The pages of jobs: the list, one job with its chain as a picture, and what can be done with it.
 
-The form is in `job_form_views`.
+The form is in `job_form_views`, what is done with one chain in `chain_views`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from backupsite.roles import Right, requires
 from jobs import jobs as job_cases
 from jobs.chain_story import has_active_backup, story_of
 from jobs.job_rows import PAGE, next_run, rows_of, with_latest
-from jobs.models import ACTIVE, Encryption, Job, JobChain, JobChainState, Session, SessionKind, State
+from jobs.models import ACTIVE, Encryption, Job, Session, SessionKind, State
 from jobs.pausing import pause, resume
 from jobs.sessions import AlreadyActive, start_backup
 
@@ -179,22 +179,6 @@ def job_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def _delete(request: HttpRequest, job: Job) -> None:
     audit.record(request, "delete job", job, before={"name": job.name, "sources": job.sources}, severity=Severity.HIGH)
     job_cases.delete_job(job)
-
-
-@requires(Right.ADMINISTER)
-@require_http_methods(["GET", "HEAD", "POST"])
-def chain_detach(request: HttpRequest, uuid: UUID, chain: UUID) -> HttpResponse:
-    """Take a chain out of the job's retention: it stays restorable until somebody deletes it."""
-    job = _job(request, uuid)
-    link = get_object_or_404(JobChain.objects.select_related("chain__repository"), job=job, chain__uuid=chain)
-    context = {"job": job, "link": link, "active": has_active_backup(job)}
-    if request.method != "POST" or context["active"]:
-        return render(request, "jobs/chain_detach.html", context)
-    rows = JobChain.objects.filter(pk=link.pk).exclude(state=JobChainState.DETACHED)
-    if rows.update(state=JobChainState.DETACHED, delete_after_full=False):
-        audit.record(request, "detach chain", link.chain, before={"state": link.state}, severity=Severity.NOTICE)
-        messages.success(request, "Detached: these restore points stay until somebody deletes them.")
-    return go_to(request, "job_detail", job.uuid)
 
 
 def _job(request: HttpRequest, uuid: UUID) -> Job:

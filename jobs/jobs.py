@@ -6,16 +6,18 @@ do this, and what the audit says of it, is decided in the views; what the next s
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from django.db import transaction
 
 from jobs.admission import WRITERS, database_now
 from jobs.due import record_due_times, schedule_of
-from jobs.models import Encryption, Job, JobChainState, Session
+from jobs.models import Encryption, Job, JobChain, JobChainState, Session
 from jobs.planning import Plan, digest, plan, refused
 from jobs.situation import situation_of
 from keys.sealing import vouch_for
+from repositories.models import Chain
 
 OldChainAnswer = Literal["keep", "detach", "delete"]
 
@@ -121,6 +123,23 @@ def delete_job(job: Job) -> None:
     if active is not None:
         raise JobBusy(active)
     Job.objects.filter(pk=job.pk).delete()
+
+
+@transaction.atomic
+def detach_chain(link: JobChain, *, expires_at: datetime | None) -> bool:
+    """Take a chain out of its job's retention: it is kept for ever, or goes at that instant (`jobs.expiring`).
+
+    False when it was detached already. Raises JobBusy while a session of the job waits to write, or writes.
+    """
+    Job.objects.select_for_update().filter(pk=link.job_id).first()
+    active = Session.objects.active().filter(job=link.job_id, kind__in=WRITERS).first()
+    if active is not None:
+        raise JobBusy(active)
+    rows = JobChain.objects.filter(pk=link.pk).exclude(state=JobChainState.DETACHED)
+    if not rows.update(state=JobChainState.DETACHED, delete_after_full=False):
+        return False
+    Chain.objects.filter(pk=link.chain_id).update(expires_at=expires_at)
+    return True
 
 
 def request_full(job: Job) -> None:

@@ -34,6 +34,7 @@ from jobs.protocol import (
 )
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, Level, ParentPoint, write_backup
 from repositories.engine.chains import remove_leftovers
+from repositories.engine.encrypted_only import mark
 from repositories.engine.errors import (
     BadTarget,
     Cancelled,
@@ -159,6 +160,8 @@ def _backup(request: BackupRequest, pipe: Pipe) -> protocol.Written:
     order = order_of(request)
     for path in remove_leftovers(order.root) if order.root.is_dir() else ():
         pipe.note("leftover-removed", f"The unfinished file {path.name} of an earlier session was removed.")
+    if not order.plain_allowed and order.root.is_dir():
+        mark(order.root)  # a repository that was copied or required encryption earlier may lack its marker
     written = write_backup(order, pipe)
     return protocol.Written(
         file_id=written.file_id,
@@ -200,6 +203,7 @@ def order_of(request: BackupRequest) -> BackupOrder:
         reserve=FreeSpace(request.reserve_bytes, request.reserve_share),
         job_name=request.job_name,
         signer=Ed25519PrivateKey.from_private_bytes(request.signer) if request.signer else None,
+        plain_allowed=request.plain_allowed,
     )
 
 

@@ -55,6 +55,9 @@ class BackupRequest:
     job_name: str
     signer: bytes | None = field(default=None, repr=False)  # the console's raw Ed25519 private key
     unfinished_key: bytes | None = field(default=None, repr=False)
+    plain_allowed: bool = (
+        True  # false: the repository takes encrypted files only, whatever the rest of the request says
+    )
     reserve_bytes: int = GIB
     reserve_share: float = 0.02
 

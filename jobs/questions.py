@@ -24,6 +24,7 @@ KINDS = (
     "check_sources",
     "check_repository",
     "check_target",
+    "require_encryption",
     "unknown_chains",
     "look_at_chain",
     "open_chain",

@@ -23,7 +23,8 @@ from backupsite.roles import Right, requires
 from jobs import questions
 from jobs.models import Encryption, Job, Proxy
 from repositories.forms import RepositoryForm, clean_path
-from repositories.models import Repository
+from repositories.models import Chain, PointState, Repository
+from repositories.views import with_figures
 
 ROOM_SECONDS = 5
 AMBER_SHARE, RED_SHARE = 0.8, 0.95
@@ -34,7 +35,7 @@ AMBER_SHARE, RED_SHARE = 0.8, 0.95
 def repository_new(request: HttpRequest) -> HttpResponse:
     form = RepositoryForm(_posted(request))
     check = _check_of(request, form)
-    if request.method == "POST" and check is None and form.is_valid():
+    if request.method == "POST" and check is None and form.is_valid() and _marked(request, form):
         data = form.cleaned_data
         with transaction.atomic():
             repository = Repository.objects.create(**data)
@@ -50,7 +51,9 @@ def repository_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
     repository = get_object_or_404(Repository.objects.visible_to(request.user), uuid=uuid)
     form = RepositoryForm(_posted(request), repository=repository)
     check = _check_of(request, form)
-    if request.method == "POST" and check is None and form.is_valid() and not _plain_jobs_refuse(form):
+    plain = _plain_chains(repository)
+    ready = request.method == "POST" and check is None and form.is_valid() and not _plain_jobs_refuse(form)
+    if ready and _plain_chains_seen(form, plain) and _marked(request, form):
         before, after = _facts(repository), form.cleaned_data
         with transaction.atomic():
             Repository.objects.filter(pk=repository.pk).update(**after)
@@ -58,9 +61,8 @@ def repository_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
             audit.record(request, "repository changed", repository, before=before, after=after, severity=severity)
         messages.success(request, "Saved.")
         return redirect("repository_detail", repository.uuid)
-    return render(
-        request, "repositories/repository_edit.html", {"repository": repository, "form": form, "check": check}
-    )
+    context = {"repository": repository, "form": form, "check": check, **_plain(repository, plain)}
+    return render(request, "repositories/repository_edit.html", context)
 
 
 @requires(Right.ADMINISTER)
@@ -140,6 +142,44 @@ def _plain_jobs_refuse(form: RepositoryForm) -> bool:
         names = ", ".join(jobs[:5])
         form.add_error("requires_encryption", f"Not encrypted jobs write here: {names}. Encrypt or move them first.")
     return bool(jobs)
+
+
+def _plain_chains(repository: Repository) -> list[Chain]:
+    """Return the chains that requiring encryption would leave as they are: nothing is added to them any more."""
+    if repository.requires_encryption:
+        return []
+    plain = Chain.objects.filter(repository=repository, encrypted=False, points__state=PointState.SEALED)
+    return list(with_figures(Chain.objects.filter(pk__in=plain.values("pk"))).order_by("-pk"))
+
+
+def _plain_chains_seen(form: RepositoryForm, plain: list[Chain]) -> bool:
+    """Requiring encryption is saved once the plain chains were shown: the form says how many it showed."""
+    if not plain or not form.cleaned_data["requires_encryption"] or form.data.get("plain_seen") == str(len(plain)):
+        return True
+    form.add_error("requires_encryption", "Plain chains stand here. Look at them below, then save again.")
+    return False
+
+
+def _plain(repository: Repository, plain: list[Chain]) -> dict[str, Any]:
+    jobs = Job.objects.filter(repository=repository, encryption=Encryption.OFF).order_by("name")
+    return {"plain_chains": plain, "plain_jobs": [] if repository.requires_encryption else jobs}
+
+
+def _marked(request: HttpRequest, form: RepositoryForm) -> bool:
+    """Let the proxy set or take away the marker in the folder, by which the engine refuses plain files itself."""
+    old, path, required = form.repository, form.cleaned_data["path"], form.cleaned_data["requires_encryption"]
+    moved, was_required = old is not None and old.path != path, old is not None and old.requires_encryption
+    changes = [(path, True)] if required and (moved or not was_required) else []
+    if old is not None and was_required and (moved or not required):
+        changes.append((old.path, False))
+    is_new = old is None or not old.chains.exists()
+    try:
+        for folder, wanted in changes:
+            params = {"path": folder, "required": wanted, "is_new": is_new}
+            questions.ask(_proxy(), "require_encryption", params, _user(request))
+    except (questions.NoAnswer, questions.Refused) as error:
+        form.add_error("requires_encryption", str(error))
+    return not form.errors
 
 
 def _facts(repository: Repository) -> dict[str, Any]:

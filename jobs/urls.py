@@ -3,6 +3,7 @@
 from django.urls import path
 
 from jobs import (
+    chain_views,
     dashboard_views,
     job_form_views,
     job_views,
@@ -25,7 +26,10 @@ urlpatterns = [
     path("jobs/<uuid:uuid>/pause/", job_views.job_pause, name="job_pause"),
     path("jobs/<uuid:uuid>/resume/", job_views.job_resume, name="job_resume"),
     path("jobs/<uuid:uuid>/delete/", job_views.job_delete, name="job_delete"),
-    path("jobs/<uuid:uuid>/chains/<uuid:chain>/detach/", job_views.chain_detach, name="chain_detach"),
+    path("jobs/<uuid:uuid>/chains/<uuid:chain>/detach/", chain_views.chain_detach, name="chain_detach"),
+    path("chains/detached/", chain_views.lone_chains, name="lone_chains"),
+    path("chains/<uuid:uuid>/expiry/", chain_views.chain_expiry, name="chain_expiry"),
+    path("chains/<uuid:uuid>/delete/", chain_views.chain_delete, name="chain_delete"),
     path("sessions/", session_views.session_list, name="session_list"),
     path("sessions/missed/", session_views.missed_list, name="missed_list"),
     path("sessions/<uuid:uuid>/", session_views.session_detail, name="session_detail"),

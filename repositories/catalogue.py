@@ -20,6 +20,7 @@ from django.db import transaction
 from keys.crypto_slots import Slot as SlotOnDisk
 from keys.models import KmsKeyVersion, PasswordVersion, RecoveryKey
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
+from repositories.engine.encrypted_only import check_plain
 from repositories.engine.errors import CannotUnwrap, EngineError, text
 from repositories.engine.expectation import check_child, difference
 from repositories.engine.reader import Point, open_point
@@ -109,11 +110,14 @@ class Comparison:
 def register(chain: Chain, sealed: SealedFile, *, keeps_key: bool = True) -> RestorePoint:
     """Add the rows of a published file; registering it twice gives the same row.
 
-    Without `keeps_key` (strict custody) its file key is not stored.
+    Without `keeps_key` (strict custody) its file key is not stored. Raises PlaintextRefused for a plain file where the
+    repository takes encrypted ones only.
     """
     existing = RestorePoint.objects.filter(uuid=sealed.file_id).first()
     if existing is not None:
         return existing
+    if refuses_plain(chain):
+        check_plain(chain.repository.root, allowed=False)
     parent = RestorePoint.objects.get(uuid=sealed.parent_id, chain=chain) if sealed.parent_id else None
     point = point_row(chain, sealed, parent)
     point.save()
@@ -193,7 +197,15 @@ def compare(chain: Chain) -> Comparison:
     foreign = [_foreign(on_disk[point.sequence], point) for point in sealed if point.sequence in on_disk]
     foreign += [f"file {n} is not in the catalogue" for n in on_disk if n not in known and n <= newest]
     unknown = tuple(file for n, file in sorted(on_disk.items()) if n > newest)
+    if refuses_plain(chain):
+        foreign += [f"file {file.sequence} is plain, and the repository takes encrypted ones only" for file in unknown]
+        unknown = ()
     return Comparison(missing, tuple(text for text in foreign if text), unknown)
+
+
+def refuses_plain(chain: Chain) -> bool:
+    """Tell whether a further file of the chain would be a plain one where only encrypted ones are taken."""
+    return not chain.encrypted and chain.repository.requires_encryption
 
 
 def check_chain(chain: Chain) -> str:

@@ -20,7 +20,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from backupsite.models import Role, RoleGrant, User
 from backupsite.roles import Right, may
 from jobs import questions
-from jobs.models import Job, JobChain, Session, SessionKind, State
+from jobs.models import Job, JobChain, JobChainState, Session, SessionKind, State
 from keys.models import (
     CustodyChallenge,
     KmsKey,
@@ -148,6 +148,9 @@ TABLE = {
     "job_resume": Row(EDIT, "POST", "job"),
     "job_delete": Row(ADMINISTER, "GET POST", "job"),
     "chain_detach": Row(ADMINISTER, "GET POST", "chain of job"),
+    "lone_chains": Row(SEE, "GET"),
+    "chain_expiry": Row(ADMINISTER, "GET POST", "detached chain"),
+    "chain_delete": Row(ADMINISTER, "GET POST", "detached chain"),
     "session_list": Row(SEE, "GET"),
     "missed_list": Row(SEE, "GET"),
     "session_detail": Row(SEE, "GET", "session"),
@@ -223,6 +226,7 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
         "kms version": {"uuid": key.uuid, "number": 1},
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
+        "detached chain": {"uuid": make_chain(job, state=JobChainState.DETACHED).uuid},
         "foreign chain": {"uuid": job.repository.uuid, "chain": "00000000-0000-4000-8000-000000000000"},
         "imported chain": {"uuid": make_imported_chain(job.repository).uuid},
         "recovery request": {"uuid": make_recovery_request(job.repository).uuid},

@@ -45,6 +45,7 @@ MENU: tuple[tuple[str, tuple[Item, ...]], ...] = (
         "Where and how",
         (
             Item("repository_list", "Repositories", "hard-drive", Right.SEE, ("/chains/",)),
+            Item("lone_chains", "Detached chains", "unlink", Right.SEE),
             Item("password_list", "Keys", "key-round", Right.KEYS, ("/passwords/", "/recovery-keys/")),
             Item("proxy_list", "Proxies", "server", Right.SEE),
         ),

@@ -54,6 +54,12 @@ class PlainRefused(EngineError):
     code = "plain-refused"
 
 
+class PlaintextRefused(EngineError):
+    """A plain file for a repository that takes encrypted ones only. Fields: repository (its path)."""
+
+    code = "plaintext-refused"
+
+
 class Forked(EngineError):
     """A point that was not written behind the newest one: two children of one parent. Fields: path, file_id."""
 

@@ -23,6 +23,7 @@ from keys.crypto_recipients import Recipient
 from repositories.engine.chain_keys import new_slots
 from repositories.engine.chains import FileOnDisk, merged_name, remove_unfinished, scan_chain
 from repositories.engine.container import Container
+from repositories.engine.encrypted_only import check_plain
 from repositories.engine.errors import BadOrder, PlainRefused, damaged, text
 from repositories.engine.head import MAX_REPLACED, MAX_SLOTS, Head
 from repositories.engine.index import ItemTable, Origin
@@ -56,6 +57,7 @@ class MergeOrder:
     signer: Ed25519PrivateKey | None = field(default=None, repr=False)
     clock: Callable[[], int] = time.time_ns
     limit: Limit | None = None  # of what is appended to the file
+    plain_allowed: bool = True  # as in BackupOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,13 @@ def merge(order: MergeOrder, observer: Observer) -> Merged:
     """Write and publish the merged file; settle() then removes what it replaces.
 
     Nothing is left behind when it raises an EngineError. Every item is authenticated before it is copied, so damage
-    of the chain is one. Raises BadOrder if there is nothing to merge, or an earlier merge was not settled.
+    of the chain is one. Raises BadOrder if there is nothing to merge, or an earlier merge was not settled, and
+    PlaintextRefused.
     """
     if scan_chain(order.root / str(order.chain_id)).replaced:
         raise BadOrder(f"An earlier merge of the chain {order.chain_id} is not finished; settle it first.")
+    if not order.recipients:
+        check_plain(order.root, allowed=order.plain_allowed)
     pulse = Pulse(observer, time.monotonic)
     run = find_run(order.newest, order.sequence, lambda: pulse.beat(lambda: Progress(stage="merge")))
     going = tuple(file for file in run.files if file.sequence <= order.sequence)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keys.crypto_recipients import Recipient
 from repositories.engine import chains
+from repositories.engine.encrypted_only import check_plain
 from repositories.engine.errors import AlreadyExists, BadOrder, PlainRefused, text
 from repositories.engine.head import MAX_SLOTS
 from repositories.engine.manifest import MAX_PATTERNS
@@ -97,6 +98,7 @@ class BackupOrder:
     checkpoints: CheckpointInterval = field(default_factory=CheckpointInterval)
     unfinished_key: bytes | None = field(default=None, repr=False)  # of an unfinished file that no recipient opens
     limit: Limit | None = None  # of what is appended to the file
+    plain_allowed: bool = True  # whether the repository takes plain files; its own marker is obeyed in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,9 @@ class Written:
 
 
 def check_order(order: BackupOrder, parent: Point | None) -> None:
-    """Raises BadOrder, PlainRefused or AlreadyExists."""
+    """Raises BadOrder, PlaintextRefused, PlainRefused or AlreadyExists."""
+    if not order.recipients:
+        check_plain(order.root, allowed=order.plain_allowed)
     path = chains.file_path(order.root, order.chain_id, order.sequence)
     if order.sequence < 1 or len(order.recipients) > MAX_SLOTS:
         raise BadOrder(f"The order for {text(path)} has an impossible number, or too many recipients.")

@@ -55,6 +55,7 @@ class SyntheticOrder:
     signer: Ed25519PrivateKey | None = field(default=None, repr=False)
     clock: Callable[[], int] = time.time_ns
     limit: Limit | None = None  # of what is appended to the file
+    plain_allowed: bool = True  # as in BackupOrder
 
 
 def write_synthetic_full(order: SyntheticOrder, observer: Observer) -> Written:
@@ -78,6 +79,7 @@ def _as_backup(order: SyntheticOrder, parent: Point) -> BackupOrder:
         sources=parent.summary.sources,
         recipients=order.recipients,
         parent=order.parent,
+        plain_allowed=order.plain_allowed,
     )
 
 

@@ -27,6 +27,7 @@ from uuid import UUID
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from repositories.engine.encrypted_only import check_plain
 from repositories.engine.errors import AlreadyExists, AnotherWriter, OutOfSpace, RepositoryUnwritable, text
 from repositories.engine.head import Head, pack_head
 from repositories.engine.index import ItemIndex, ItemTable, Origin, pack_index
@@ -99,6 +100,7 @@ class FileWriter:
         adopted: tuple[int, WrittenPart] | None = None,
     ) -> None:
         """`adopted` is an unfinished file, open and locked, and what of it is kept; the rest of it is cut off."""
+        self._encrypted, self._root = head.encrypted, folder.parent
         self.path = folder / f"{head.sequence}.{head.file_id}{UNFINISHED_SUFFIX}"
         self.final = folder / str(head.sequence)
         self.proxy_seconds = self.repository_seconds = 0.0
@@ -218,8 +220,11 @@ class FileWriter:
     def publish(self) -> None:
         """Give the file its name, unless another one has it; then the folder is on disk too.
 
-        Raises AlreadyExists, RepositoryUnwritable; of the latter the file may have its name already, and is whole then.
+        Raises AlreadyExists, PlaintextRefused, RepositoryUnwritable; of the last the file may have its name already,
+        and is whole then.
         """
+        if not self._encrypted:
+            check_plain(self._root)  # the marker may have come while the file was written
         if not self._has_its_name():
             raise RepositoryUnwritable(
                 f"The unfinished file {text(self.path)} was removed or exchanged while it was written, so nothing was "

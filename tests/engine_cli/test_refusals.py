@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from repositories.engine.encrypted_only import MARKER, mark, unmark
 from tests.engine_cli.conftest import Engine, files_of, refused
 
 
@@ -61,3 +62,18 @@ class TestRefusals:
         assert (ended.result["kind"], ended.result["reason"]) == ("full", "chain-damaged")
         assert ended.result["number"] == 3
         assert engine("recover", tmp_path / "r", "--into", tmp_path / "into").code == 0
+
+
+class TestEncryptedOnly:
+    def test_a_marked_repository_takes_nothing_plain_and_the_marker_is_named(
+        self, engine: Engine, tree: Path, tmp_path: Path
+    ) -> None:
+        repository = tmp_path / "r"
+        repository.mkdir()
+        mark(repository)
+        ended = engine("backup", tree, "--to", repository, "--plain")
+        refused(ended, "plaintext-refused")
+        assert str(repository / MARKER) in ended.stderr
+        assert [path.name for path in repository.iterdir()] == [MARKER]
+        unmark(repository)
+        assert engine("backup", tree, "--to", repository, "--plain").code == 0

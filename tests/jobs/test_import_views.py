@@ -193,10 +193,10 @@ def test_a_plain_chain_is_imported_as_one(elsewhere, repository, asked):
     assert not ChainRow.objects.get(uuid=elsewhere.chain_id).encrypted and not Slot.objects.exists()
 
 
-def test_a_repository_that_requires_encryption_takes_no_plain_chain(elsewhere, repository, asked):
-    Repository.objects.update(requires_encryption=True)
+def test_a_plain_chain_stays_foreign_where_only_encrypted_ones_are_taken(elsewhere, repository, asked):
     elsewhere.passwords = ()
     elsewhere.write()
+    Repository.objects.update(requires_encryption=True)
     assert "takes encrypted backups only" in text_of(post(alice(), repository, elsewhere))
     assert not ChainRow.objects.exists()
 

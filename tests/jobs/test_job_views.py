@@ -7,13 +7,12 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.models import AuditEvent
-from jobs.models import DueState, Job, JobChain, JobChainState, ScheduleKind, Session, State
+from jobs.models import DueState, Job, JobChainState, ScheduleKind, Session, State
 from tests.factories import (
     change_password,
     make_chain,
     make_due_time,
     make_job,
-    make_password,
     make_point,
     make_session,
 )
@@ -272,29 +271,3 @@ class TestAnOldChainThatIsToGo:
         shown = alice().get(url("job_detail", job))
         assert "had 3 warnings. See what it could not read" in text_of(shown)
         assert reverse("session_detail", args=[session.uuid]) in shown.content.decode()
-
-
-class TestDetach:
-    def test_takes_a_chain_out_of_the_retention(self, job):
-        chain = make_chain(job, encrypted=False, state=JobChainState.PREVIOUS, delete_after_full=True)
-        make_point(chain)
-        client = alice()
-        address = reverse("chain_detach", args=[job.uuid, chain.uuid])
-        assert "They are not encrypted" in text_of(client.get(address))
-        client.post(address)
-        link = JobChain.objects.get(chain=chain)
-        assert (link.state, link.delete_after_full) == (JobChainState.DETACHED, False)
-
-    def test_waits_for_a_session_that_writes_the_chain(self, job):
-        chain = make_chain(job)
-        make_session(job, state=State.RUNNING)
-        assert alice().post(reverse("chain_detach", args=[job.uuid, chain.uuid])).status_code == 200
-        assert JobChain.objects.get(chain=chain).state == JobChainState.CURRENT
-
-    def test_knows_only_the_chains_of_its_job(self, job):
-        other = make_chain(make_job(password=make_password()))
-        assert alice().post(reverse("chain_detach", args=[job.uuid, other.uuid])).status_code == 404
-
-    def test_is_refused_to_others(self, job):
-        chain = make_chain(job)
-        assert bob().post(reverse("chain_detach", args=[job.uuid, chain.uuid])).status_code == 403

@@ -38,6 +38,7 @@ from jobs.protocol import (
 )
 from keys.crypto_password import KdfParameters
 from keys.crypto_recipients import PasswordRecipient
+from repositories.engine.encrypted_only import is_marked
 from repositories.engine.reader import FileKey, Kek, open_point
 from tests.jobs.trees import make_slow_source
 from tests.jobs.unfinished import leave_unfinished
@@ -433,3 +434,21 @@ def test_neither_django_nor_a_database_is_loaded() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=True, timeout=20)
     assert found.stdout == b"[]\n"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_plain_request_into_a_repository_that_takes_encrypted_files_only(
+    start: Start, request_: BackupRequest, tmp_path: Path, allowed: bool
+) -> None:
+    """Whatever the caller asks: the request itself says what the repository takes, and the engine obeys that."""
+    ended = start(replace(request_, recipients=Recipients(), plain_allowed=allowed)).end()
+    assert isinstance(ended, Written if allowed else Failed)
+    if isinstance(ended, Failed):
+        assert (ended.code, ended.params) == ("plaintext-refused", {"repository": str(tmp_path / "repository")})
+        assert not (tmp_path / "repository").exists()
+
+
+def test_an_encrypted_one_renews_the_marker(start: Start, request_: BackupRequest, tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    assert isinstance(start(replace(request_, plain_allowed=False)).end(), Written)
+    assert is_marked(tmp_path / "repository")

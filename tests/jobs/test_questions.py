@@ -18,6 +18,7 @@ from jobs import answering
 from jobs.models import Proxy, Question, QuestionState
 from jobs.questions import NoAnswer, Refused, ask, question_of, remove_old, store_answer
 from keys.sealing import ensure_ring
+from repositories.engine.encrypted_only import MARKER
 from tests.factories import make_proxy, make_repository, make_user
 from tests.jobs.conftest import Worker
 
@@ -247,3 +248,29 @@ def test_a_link_out_of_the_restore_root_is_seen_through(tmp_path: Path) -> None:
     finally:
         link.unlink()
     assert problems(found) == [("outside-roots", "error")]
+
+
+# A repository that takes encrypted files only
+
+
+def test_the_marker_is_set_and_taken_away(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "vault"
+    assert answering.require_encryption(str(folder), True, True) == {"marked": True}
+    assert (folder / MARKER).is_file()
+    assert answering.require_encryption(str(folder), False, False) == {"marked": False}
+    assert list(folder.iterdir()) == []
+    assert answering.require_encryption(str(tmp_path / "never made"), False, True) == {"marked": False}
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_repository_with_chains_that_is_not_there_is_not_made(tmp_path: Path, required: bool) -> None:
+    with pytest.raises(Refused, match="mount its disk"):
+        answering.require_encryption(str(tmp_path / "away"), required, False)
+    assert not (tmp_path / "away").exists()
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Refused) as refused:
+        answering.require_encryption(str(tmp_path / "file"), True, True)
+    assert refused.value.code == "repository-unwritable"

@@ -27,7 +27,8 @@ from repositories.catalogue import (
     points_of,
     register,
 )
-from repositories.models import Chain, Kind, PointState, RestorePoint, Slot
+from repositories.engine.errors import PlaintextRefused
+from repositories.models import Chain, Kind, PointState, Repository, RestorePoint, Slot
 from repositories.reading import open_point
 from tests.repositories.conftest import MakeWriter, Writer
 
@@ -322,3 +323,30 @@ def test_a_folder_with_files_of_others_stays(writer: Writer) -> None:
     note.write_text("mine")
     delete_chain(writer.chain)
     assert note.exists()
+
+
+# A repository that takes encrypted files only
+
+
+def test_a_plain_file_is_never_registered_where_only_encrypted_ones_are_taken(make_writer: MakeWriter) -> None:
+    """Not by the session that wrote it, nor found later: it is foreign, and the chain is damaged by its name."""
+    writer = make_writer(encrypted=False)
+    first = writer.add()
+    sealed = writer.write()
+    Repository.objects.update(requires_encryption=True)
+    chain = Chain.objects.get()
+    with pytest.raises(PlaintextRefused):
+        register(chain, sealed)
+    assert adopt(chain) == []
+    assert "file 2 is plain" in check_chain(chain)
+    assert register(chain, replace(sealed, file_id=first.uuid)) == first
+    assert RestorePoint.objects.count() == 1
+    Repository.objects.update(requires_encryption=False)
+    assert [point.sequence for point in adopt(Chain.objects.get())] == [2]
+
+
+def test_an_encrypted_file_is_registered_there(writer: Writer) -> None:
+    Repository.objects.update(requires_encryption=True)
+    writer.chain.refresh_from_db()
+    writer.write()
+    assert len(adopt(Chain.objects.get())) == 1

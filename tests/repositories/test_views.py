@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from django.db import connection
+from django.http import HttpResponse
 from django.test import Client
 
 from backupsite.models import AuditEvent
 from jobs import answering, repository_views
 from jobs.models import Encryption, Question, QuestionState
 from keys.sealing import ensure_ring
+from repositories.engine.encrypted_only import is_marked, mark
 from repositories.forms import clean_path
 from repositories.models import PointState, Repository
 from tests import cast
@@ -203,18 +205,82 @@ def test_the_path_of_an_empty_repository_may_change(alice: Client, proxy: None, 
     assert AuditEvent.objects.get(action="repository changed").before["path"] == "/srv/nas"
 
 
-def test_encryption_is_not_required_while_a_plain_job_writes_there(alice: Client) -> None:
-    repository = make_repository("/srv/nas")
+def edit(alice: Client, repository: Repository, **changed: str) -> HttpResponse:
+    return alice.post(f"/repositories/{repository.uuid}/edit/", fields(repository.path, **changed))
+
+
+def test_encryption_is_not_required_while_a_plain_job_writes_there(alice: Client, proxy: None, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
     job = make_job(name="Mail", repository=repository, encryption=Encryption.OFF)
     make_chain(job)
-    change = fields("/srv/nas", requires_encryption="on")
-    response = alice.post(f"/repositories/{repository.uuid}/edit/", change)
-    assert "Not encrypted jobs write here: Mail." in response.content.decode()
+    page = alice.get(f"/repositories/{repository.uuid}/edit/").content.decode()
+    assert "Jobs that write plain files here" in page and f"/jobs/{job.uuid}/" in page
+    assert "Not encrypted jobs write here: Mail." in edit(alice, repository, requires_encryption="on").content.decode()
     repository.refresh_from_db()
-    assert not repository.requires_encryption
+    assert not repository.requires_encryption and not is_marked(tmp_path)
     job.delete()
-    assert alice.post(f"/repositories/{repository.uuid}/edit/", change).status_code == 302
+    assert edit(alice, repository, requires_encryption="on").status_code == 302
     assert AuditEvent.objects.get(action="repository changed").severity == "high"
+    assert is_marked(tmp_path)
+
+
+def test_plain_chains_are_shown_before_encryption_is_required(alice: Client, proxy: None, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    job = make_job(name="Mail", repository=repository)
+    chain = make_chain(job, encrypted=False)
+    make_point(chain, size_bytes=3 * 1024**2)
+    shown = edit(alice, repository, requires_encryption="on").content.decode()
+    assert "Plain chains stand here" in shown
+    assert f"/chains/{chain.uuid}/" in shown and "1 restore point, 3 MiB" in shown
+    repository.refresh_from_db()
+    assert not repository.requires_encryption and not is_marked(tmp_path)
+    assert edit(alice, repository, requires_encryption="on", plain_seen="1").status_code == 302
+    repository.refresh_from_db()
+    assert repository.requires_encryption and is_marked(tmp_path)
+
+
+def test_unsetting_it_takes_the_marker_away_and_is_an_event_of_high_severity(
+    alice: Client, proxy: None, tmp_path: Path
+) -> None:
+    repository = make_repository(tmp_path, requires_encryption=True)
+    make_chain(make_job(repository=repository))
+    mark(tmp_path)
+    assert edit(alice, repository).status_code == 302
+    repository.refresh_from_db()
+    assert not repository.requires_encryption and not is_marked(tmp_path)
+    event = AuditEvent.objects.get(action="repository changed")
+    assert (event.severity, event.before["requires_encryption"], event.after["requires_encryption"]) == (
+        "high",
+        True,
+        False,
+    )
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_nothing_is_saved_where_the_marker_cannot_be_changed(
+    alice: Client, proxy: None, tmp_path: Path, required: bool
+) -> None:
+    repository = make_repository(tmp_path / "away", requires_encryption=not required)
+    make_chain(make_job(repository=repository))
+    shown = edit(alice, repository, **({"requires_encryption": "on"} if required else {})).content.decode()
+    assert "is not there: mount its disk" in shown
+    repository.refresh_from_db()
+    assert repository.requires_encryption != required
+
+
+def test_a_new_repository_that_requires_encryption_says_so_itself(alice: Client, proxy: None, tmp_path: Path) -> None:
+    alice.post("/repositories/new/", fields(tmp_path / "vault", requires_encryption="on"))
+    assert is_marked(tmp_path / "vault")
+    alice.post("/repositories/new/", fields(tmp_path / "other", name="other"))
+    assert Repository.objects.filter(name="other").exists() and not is_marked(tmp_path / "other")
+
+
+def test_the_marker_moves_with_the_path_of_an_empty_repository(alice: Client, proxy: None, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path / "old", requires_encryption=True)
+    (tmp_path / "old").mkdir()
+    mark(tmp_path / "old")
+    alice.post(f"/repositories/{repository.uuid}/edit/", fields(tmp_path / "new place", requires_encryption="on"))
+    assert is_marked(tmp_path / "new place") and not is_marked(tmp_path / "old")
 
 
 def test_how_full_it_is_comes_from_the_proxy(alice: Client, proxy: None, tmp_path: Path) -> None:
