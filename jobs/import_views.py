@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import ProtectedError, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -83,6 +83,27 @@ def chain_import(request: HttpRequest, uuid: UUID, chain: UUID) -> HttpResponse:
         except WRONG as error:
             form.add_error(None, str(error))
     return _page(request, _context(repository, seen) | {"form": form}, status)
+
+
+@requires(Right.ADMINISTER)
+@require_http_methods(["GET", "HEAD", "POST"])
+def chain_forget(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Take an imported chain out of the catalogue; its files stay where they are."""
+    imported = Chain.objects.visible_to(request.user).filter(imported_at__isnull=False, job_chain=None)
+    chain = get_object_or_404(imported.select_related("repository"), uuid=uuid)
+    held = ""
+    if request.method == "POST":
+        try:
+            with transaction.atomic():
+                before = {"repository": chain.repository.name, "points": chain.points.count()}
+                audit.record(request, "imported chain forgotten", chain, before=before, severity=Severity.HIGH)
+                importing.forget(chain)
+        except ProtectedError as error:
+            held = ", ".join(sorted({str(row) for row in error.protected_objects})[:5])
+        else:
+            messages.success(request, f"The chain of {chain.job_name} is forgotten; its files were not touched.")
+            return redirect("foreign_chains", chain.repository.uuid)
+    return render(request, "repositories/chain_forget.html", {"chain": chain, "held": held})
 
 
 class WrongPassword(Exception):
@@ -222,7 +243,7 @@ def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
     rows = [_row(file, points, ours) for file in reversed(seen.files)]
     apart = [row for row in rows if row.file.standing in importing.SET_APART]
     others = [row for row in rows if row.file.standing not in importing.SET_APART]
-    closed = sum(row.state in (CLOSED, UNOPENED) for row in rows)
+    waits = any(row.state in (CLOSED, UNOPENED) or row.file.standing == Standing.ORPHAN for row in rows)
     kinds = {slot.kind for slot in seen.slots}
     return {
         "repository": repository,
@@ -232,7 +253,7 @@ def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
         "rows": [*apart, *others][:FILES_SHOWN],
         "left_out": max(0, len(rows) - FILES_SHOWN),
         "apart": len(apart),
-        "waits": closed or not chain,
+        "waits": waits or not chain,
         "length": sum(file.length for file in seen.files),
         "own": any(slot.here for slot in seen.slots),
         "kms": "kms" in kinds,

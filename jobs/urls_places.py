@@ -18,6 +18,7 @@ urlpatterns = [
         recovery_request_views.recovery_request_new,
         name="recovery_request_new",
     ),
+    path("chains/<uuid:uuid>/forget/", import_views.chain_forget, name="chain_forget"),
     path("recovery-requests/<uuid:uuid>/", recovery_request_views.recovery_request, name="recovery_request"),
     path(
         "recovery-requests/<uuid:uuid>/file/",

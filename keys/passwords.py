@@ -79,7 +79,8 @@ def keep_version(
     """
     usual = KdfParameters()
     if costs.memory_kib < usual.memory_kib or costs.iterations < usual.iterations:
-        raise CannotKeep(f"its derivation ({costs.memory_kib} KiB, {costs.iterations}) is cheaper than this console's.")
+        cost = f"{costs.memory_kib // 1024} MiB, {costs.iterations} pass{'' if costs.iterations == 1 else 'es'}"
+        raise CannotKeep(f"its derivation ({cost}) is cheaper than this console's.")
     if PasswordRecord.objects.filter(uuid=uuid).exists():
         raise CannotKeep("this console has the record, without this version of it.")
     if PasswordRecord.objects.filter(name__iexact=name).exists():

@@ -203,7 +203,17 @@ def _judged(repository: Repository, chain: ChainOnDisk, secret_of: SecretOf) -> 
     rows = list(points.select_related("chain"))
     known = [expected(row) for row in rows if row.state == PointState.SEALED]
     judged = take_over(chain, secret_of, known, _cached_keys(rows), _until(OPENING_SECONDS, chain))
-    return _seen(chain, [_judged_file(one) for one in judged])
+    noted = rows[0].chain.set_apart or {} if rows else {}
+    return _seen(chain, [_judged_file(_as_noted(one, noted)) for one in judged])
+
+
+def _as_noted(judged: Judged, noted: dict[str, list[str]]) -> Judged:
+    """Say of a file that does not open now what was found when it did."""
+    head = judged.file.head
+    if judged.standing is not Standing.CLOSED or head is None or str(head.file_id) not in noted:
+        return judged
+    standing, because = noted[str(head.file_id)]
+    return replace(judged, standing=Standing(standing), because=because)
 
 
 def _cached_keys(rows: list[RestorePoint]) -> dict[UUID, bytes]:

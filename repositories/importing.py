@@ -21,7 +21,7 @@ from keys.sealing import seal_for
 from repositories.catalogue import SealedFile, known_as, point_row, slot_row
 from repositories.engine.takeover import Standing
 from repositories.foreign import RightPassword, SeenChain, SeenFile
-from repositories.models import Chain, PointState, Repository, RestorePoint, Slot
+from repositories.models import Chain, Kind, PointState, Repository, RestorePoint, Slot
 from repositories.reading import seal_file_key
 
 SET_APART = (Standing.DAMAGED, Standing.FOREIGN, Standing.FORK, Standing.ORPHAN)
@@ -138,8 +138,22 @@ def _note_damage(chain: Chain, seen: SeenChain) -> None:
     """Keep on the row of an imported chain what of its folder does not belong to it, by name."""
     if not chain.imported_at:
         return
-    wrong = [f"File {file.sequence}: {file.problem}" for file in seen.files if file.standing in SET_APART]
-    Chain.objects.filter(pk=chain.pk).update(damage=" ".join(wrong))
+    apart = [file for file in seen.files if file.standing in SET_APART]
+    noted = {str(file.file_id): [file.standing, file.problem] for file in apart if file.file_id}
+    damage = " ".join(f"File {file.sequence}: {file.problem}" for file in apart)
+    Chain.objects.filter(pk=chain.pk).update(damage=damage, set_apart=noted)
+
+
+@transaction.atomic
+def forget(chain: Chain) -> int:
+    """Take an imported chain out of the catalogue again; its files stay, and it can be imported anew.
+
+    Returns how many points. Raises ProtectedError while a session holds one of them.
+    """
+    count: int = chain.points.update(kind=Kind.FULL, parent=None)  # they go together: none protects another one
+    chain.points.all().delete()
+    chain.delete()
+    return count
 
 
 @transaction.atomic

@@ -34,6 +34,7 @@ from repositories.models import Chain, RecoveryRequest, Repository, RestorePoint
 from tests.cast import browser_of
 from tests.factories import (
     make_chain,
+    make_imported_chain,
     make_job,
     make_kms_key,
     make_password,
@@ -127,6 +128,7 @@ TABLE = {
     "repository_edit": Row(ADMINISTER, "GET POST", "repository"),
     "foreign_chains": Row(KEYS, "GET", "repository"),
     "chain_import": Row(KEYS, "GET POST", "foreign chain"),
+    "chain_forget": Row(ADMINISTER, "GET POST", "imported chain"),
     "recovery_request_new": Row(KEYS, "POST", "foreign chain"),
     "recovery_request": Row(KEYS, "GET POST", "recovery request"),
     "recovery_request_file": Row(KEYS, "GET", "recovery request"),
@@ -222,6 +224,7 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
         "foreign chain": {"uuid": job.repository.uuid, "chain": "00000000-0000-4000-8000-000000000000"},
+        "imported chain": {"uuid": make_imported_chain(job.repository).uuid},
         "recovery request": {"uuid": make_recovery_request(job.repository).uuid},
         "chain of job": {"uuid": job.uuid, "chain": chain.uuid},
         "point": {"uuid": make_point(chain).uuid},
