@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Count, Exists, Max, Min, OuterRef
+from django.db.models import Count, Exists, Max, Min, OuterRef, Q
 
+from backupsite.models import User
 from jobs.models import Job
-from keys.models import KmsKey, KmsKeyVersion
+from keys.models import KmsKey, KmsKeyVersion, KmsServer
 from repositories.models import RestorePoint, Slot
 
 NAMED = 5  # jobs in a sentence
@@ -67,5 +68,13 @@ def stake_of(version: KmsKeyVersion) -> Stake:
     )
 
 
-def jobs_that_use(key: KmsKey) -> list[Job]:
-    return list(Job.objects.filter(kms_key=key))
+def jobs_that_use(key: KmsKey, user: User) -> list[Job]:
+    return list(Job.objects.visible_to(user).filter(kms_key=key))
+
+
+def keys_in_use(server: KmsServer) -> list[KmsKey]:
+    """Return the keys that a job seals with or a point opens with, each with `job_count` and `point_count`."""
+    keys = KmsKey.objects.filter(server=server).annotate(
+        job_count=Count("jobs", distinct=True), point_count=Count("versions__slots__point", distinct=True)
+    )
+    return list(keys.filter(Q(job_count__gt=0) | Q(point_count__gt=0)).order_by("owner_name"))

@@ -1,5 +1,5 @@
 """What looks from a key management server at jobs and restore points, or starts a session: polling it now, who uses a
-key, and declaring a pair lost.
+key, declaring a pair lost, and deleting the server when nothing uses it.
 
 The server's own pages are in `keys.views_kms`.
 """
@@ -12,6 +12,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import ProtectedError
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -22,7 +23,7 @@ from backupsite.responses import go_to
 from backupsite.roles import Right, requires
 from jobs.job_views import signed_in
 from jobs.kms_polling import start_poll
-from jobs.kms_usage import jobs_that_use, stake_of
+from jobs.kms_usage import jobs_that_use, keys_in_use, stake_of
 from keys.kms_servers import declare_lost
 from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer
 
@@ -54,12 +55,41 @@ def kms_poll(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 @requires(Right.KEYS)
+@require_http_methods(["GET", "HEAD", "POST"])
+def kms_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Forget a server and its keys when nothing depends on them; else say what does. It keeps its pairs itself."""
+    server = get_object_or_404(KmsServer.objects.visible_to(request.user), uuid=uuid)
+    used, posted = keys_in_use(server), request.method == "POST"
+    if posted and not used and _deleted(request, server):
+        messages.success(request, f"The KMS server “{server}” is deleted here. What it holds is untouched.")
+        return redirect("kms_list")
+    return render(request, "jobs/kms_delete.html", {"server": server, "used": used, "refused": posted})
+
+
+def _deleted(request: HttpRequest, server: KmsServer) -> bool:
+    """False where somebody began to use it between the look and the deletion."""
+    try:
+        with transaction.atomic():
+            before = {"name": server.name, "host": server.host, "port": server.port, "keys": server.keys.count()}
+            audit.record(request, "KMS server deleted", server, before=before, severity=Severity.HIGH)
+            server.keys.all().delete()
+            server.delete()
+    except ProtectedError:
+        return False
+    return True
+
+
+@requires(Right.KEYS)
 @require_safe
 def kms_usage(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Show the jobs that seal for a key, and the points that have a slot for each of its versions."""
     key = _key(request, uuid)
     versions = [(version, stake_of(version)) for version in key.versions.order_by("-number")]
-    return render(request, "jobs/kms_usage.html", {"key": key, "versions": versions, "jobs": jobs_that_use(key)})
+    return render(
+        request,
+        "jobs/kms_usage.html",
+        {"key": key, "versions": versions, "jobs": jobs_that_use(key, signed_in(request))},
+    )
 
 
 @requires(Right.KEYS)
@@ -77,7 +107,7 @@ def kms_lost(request: HttpRequest, uuid: UUID, number: int) -> HttpResponse:
         "version": version,
         "form": form,
         "stake": stake_of(version),
-        "jobs": jobs_that_use(key),
+        "jobs": jobs_that_use(key, signed_in(request)),
         "is_newest": version == key.newest(),
     }
     return render(request, "jobs/kms_lost.html", context)

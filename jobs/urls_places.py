@@ -25,6 +25,7 @@ urlpatterns = [
         recovery_request_views.recovery_request_file,
         name="recovery_request_file",
     ),
+    path("keys/kms/<uuid:uuid>/delete/", kms_views.kms_delete, name="kms_delete"),
     path("keys/kms/<uuid:uuid>/poll/", kms_views.kms_poll, name="kms_poll"),
     path("keys/kms/keys/<uuid:uuid>/usage/", kms_views.kms_usage, name="kms_usage"),
     path("keys/kms/keys/<uuid:uuid>/<int:number>/lost/", kms_views.kms_lost, name="kms_lost"),

@@ -97,6 +97,7 @@ def key_for(server: KmsServer, *, owner: UUID, owner_name: str, by: User | None)
         return _new_key(server, owner, owner_name, by)
     if key.newest().state in CLOSED_FOR_GOOD:
         rotate(key, by)
+    KmsKey.objects.filter(pk=key.pk).update(owner_name=owner_name)  # a job may have another name by now
     return key
 
 

@@ -31,6 +31,5 @@ urlpatterns = [
     path("keys/kms/<uuid:uuid>/edit/", views_kms.kms_edit, name="kms_edit"),
     path("keys/kms/<uuid:uuid>/certificate/", views_kms.kms_certificate, name="kms_certificate"),
     path("keys/kms/<uuid:uuid>/test/", views_kms.kms_test, name="kms_test"),
-    path("keys/kms/<uuid:uuid>/delete/", views_kms.kms_delete, name="kms_delete"),
     path("keys/kms/keys/<uuid:uuid>/rotate/", views_kms.kms_rotate, name="kms_rotate"),
 ]

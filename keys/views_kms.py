@@ -1,7 +1,7 @@
-"""The pages of key management servers: list, add, change, test, replace the certificate, rotate a key, delete.
+"""The pages of key management servers: list, add, change, test, replace the certificate, rotate a key.
 
 A server is saved only after it did what it is needed for. Where the packages for it are not installed, the pages say
-so and offer nothing that cannot work. Polls, and what depends on a key, are in `jobs.kms_views`.
+so and offer nothing that cannot work. Polls, deletion, and what depends on a key are in `jobs.kms_views`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.db import transaction
-from django.db.models import Count, ProtectedError, Q
+from django.db.models import Count, Q
 from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -31,7 +30,6 @@ from keys.kms.interface import KmsError
 from keys.kms.trial import Found
 from keys.kms_servers import CACHED_FOR, rotate
 from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer
-from keys.views import named
 
 ALARMING = (KeyState.DISABLED, KeyState.SCHEDULED, KeyState.DESTROYED, KeyState.GONE)
 
@@ -176,26 +174,6 @@ def kms_rotate(request: HttpRequest, uuid: UUID) -> HttpResponse:
             return redirect("kms_detail", key.server.uuid)
     context = {"key": key, "newest": key.newest(), "problem": problem, **_packages()}
     return render(request, "keys/kms_rotate.html", context)
-
-
-@requires(Right.KEYS)
-@require_http_methods(["GET", "HEAD", "POST"])
-def kms_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """Forget a server, and the keys on it that nothing uses; the server itself keeps its pairs."""
-    server = _server(request, uuid)
-    holders: list[tuple[str, int, list[str]]] = []
-    if request.method == "POST":
-        try:
-            with transaction.atomic():
-                audit.record(request, "KMS server deleted", server, before=_facts(server), severity=Severity.HIGH)
-                server.keys.all().delete()
-                server.delete()
-        except ProtectedError as error:
-            holders = named(error.protected_objects)
-        else:
-            messages.success(request, f"The KMS server “{server}” is deleted here. What it holds is untouched.")
-            return redirect("kms_list")
-    return render(request, "keys/kms_delete.html", {"server": server, "holders": holders})
 
 
 def _server(request: HttpRequest, uuid: UUID) -> KmsServer:

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from backupsite.models import AuditEvent, Role
 from jobs.models import Session, SessionKind
-from keys.models import KeyState
+from keys.models import KeyState, KmsKey, KmsServer
 from tests import cast
 from tests.factories import add_kms_version, make_chain, make_job, make_kms_key, make_kms_server, make_point, make_slot
 
@@ -90,3 +90,30 @@ def test_who_may_not_keep_keys_declares_nothing(job):
     address = f"/keys/kms/keys/{job.kms_key.uuid}/1/lost/"
     assert cast.bob().post(address, {"typed": "Ledger"}).status_code == 403
     assert cast.with_role(Role.SECURITY_ADMINISTRATOR).post(address, {"typed": "Ledger"}).status_code == 302
+
+
+def test_a_server_in_use_is_not_deleted(job):
+    server = job.kms_key.server
+    alice, address = cast.alice(), f"/keys/kms/{server.uuid}/delete/"
+    words = "its job seals with its key; 3 restore points open with it"
+    page = text_of(alice.get(address))
+    assert "It cannot be deleted: it is in use" in page and words in page and "Delete the server</button>" not in page
+    assert "Not deleted: it is in use" in text_of(alice.post(address))
+    job.delete()
+    assert "3 restore points open with it" in text_of(alice.post(address))
+    assert KmsServer.objects.exists() and KmsKey.objects.exists()
+    assert not AuditEvent.objects.filter(action="KMS server deleted").exists()
+
+
+def test_a_server_that_is_used_in_the_same_moment_is_not_deleted(job, monkeypatch):
+    monkeypatch.setattr("jobs.kms_views.keys_in_use", lambda server: [])
+    page = text_of(cast.alice().post(f"/keys/kms/{job.kms_key.server.uuid}/delete/"))
+    assert "somebody began to use it a moment ago" in page and KmsKey.objects.exists()
+
+
+def test_a_server_that_nothing_uses_is_deleted_with_its_keys():
+    server = make_kms_key().server
+    page = text_of(cast.alice().post(f"/keys/kms/{server.uuid}/delete/", follow=True))
+    assert "is deleted here" in page
+    assert not KmsServer.objects.exists() and not KmsKey.objects.exists()
+    assert AuditEvent.objects.get(action="KMS server deleted").severity == "high"

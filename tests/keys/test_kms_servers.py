@@ -62,8 +62,9 @@ def test_a_key_is_made_once_and_opens(server):
     assert version.proven_at is not None and version.state == KeyState.ACTIVE
     slot = slot_for(version)
     assert opened(slot, secret_of(version, slot)) == FILE_KEY
-    assert key_for(server, owner=owner, owner_name="finance", by=alice) == key
-    assert key.versions.count() == 1
+    assert key_for(server, owner=owner, owner_name="renamed", by=alice) == key
+    key.refresh_from_db()
+    assert (key.versions.count(), key.owner_name) == (1, "renamed")
 
 
 @pytest.mark.parametrize("mode", [{"reply": "cut"}, {"reply": "garbage"}, {"decrypt": "no"}, {"decrypt": "sha1"}])

@@ -10,10 +10,10 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from backupsite.models import AuditEvent
-from keys.models import KmsKey, KmsServer
+from keys.models import KmsServer
 from keys.sealing import ensure_ring
 from tests import cast
-from tests.factories import make_chain, make_job, make_kms_key, make_kms_server, make_point
+from tests.factories import make_kms_key, make_kms_server
 from tests.kms.certificates import DAY, another_ca, make_client, make_server, the_ca, the_client
 
 pytestmark = pytest.mark.django_db
@@ -184,24 +184,6 @@ def test_a_key_is_rotated_on_demand(alice, kmip_server):
     kmip_server.mode(reply="cut")
     assert "Not rotated" in text_of(alice.post(address))
     assert key.newest().number == 2
-
-
-def test_a_server_in_use_is_not_deleted(alice):
-    job = make_job(kms_key=make_kms_key())
-    server = job.kms_key.server
-    make_point(make_chain(job))
-    address = f"/keys/kms/{server.uuid}/delete/"
-    page = text_of(alice.post(address))
-    assert "Not deleted: it is in use" in page and job.name in page
-    assert KmsServer.objects.exists() and KmsKey.objects.exists()
-    assert not AuditEvent.objects.filter(action="KMS server deleted").exists()
-
-
-def test_a_server_that_nothing_uses_is_deleted_with_its_keys(alice):
-    server = make_kms_key().server
-    assert "is deleted here" in text_of(alice.post(f"/keys/kms/{server.uuid}/delete/", follow=True))
-    assert not KmsServer.objects.exists() and not KmsKey.objects.exists()
-    assert AuditEvent.objects.get(action="KMS server deleted").severity == "high"
 
 
 def test_without_its_packages_nothing_is_offered_that_cannot_work(alice, monkeypatch):
