@@ -127,8 +127,9 @@ def _kms(wanted: Wanted) -> KmsRecipient:
     version = kms_version_of(wanted.record, wanted.version)
     if version is None:
         raise _gone(wanted)
+    recipient = kms_recipient(version)
     check_may_wrap(version, timezone.now())
-    return kms_recipient(version)
+    return recipient
 
 
 def _recovery(wanted: Wanted, active: dict[UUID, RecoveryRecipient]) -> RecoveryRecipient:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from backupsite.models import AuditEvent, Severity
@@ -34,7 +36,8 @@ from repositories import catalogue, own_secrets
 from repositories.engine.errors import CannotUnwrap
 from repositories.engine.layout import BODY_OFFSET
 from repositories.engine.reader import Kek, inspect, open_point
-from repositories.models import RestorePoint, Slot
+from repositories.heads import HeadNow
+from repositories.models import Chain, RestorePoint, Slot
 from repositories.reading import open_point as open_known
 from tests.factories import (
     add_kms_version,
@@ -242,6 +245,23 @@ def test_killed_in_the_middle_the_next_one_goes_on_where_it_was(job: Job) -> Non
     assert again.result_params["written"] + again.result_params["passed"] == 250
     assert rows(points)[:100] == [(2, [2])] * 100
     assert {versions[0] for _, versions in rows(points)} == {2}
+
+
+def test_heads_wait_until_the_database_takes_them(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = write(job, 2)
+    _, new = old_and_new(job)
+    real, calls = rewrapping.store_heads, count()
+
+    def away_at_first(chain: Chain, heads: Sequence[HeadNow]) -> int:
+        if next(calls) == 0:
+            raise OperationalError("the database went away")
+        return real(chain, heads)
+
+    monkeypatch.setattr(rewrapping, "store_heads", away_at_first)
+    session = rewrap(points, order_for(points, new))
+    assert session.state == State.SUCCEEDED, session.result_message
+    assert rows(points) == [(2, [1, 2])] * 2
+    assert next(calls) >= 2
 
 
 def test_an_older_head_is_never_gone_on_from(job: Job) -> None:

@@ -47,6 +47,10 @@ EFFECT_PARAMS = {
     "running-session-keeps-its-settings": {"session": UUID, "state": "running"},
 }
 RESULT_PARAMS = {
+    "rewrapped": {"written": 7, "passed": 1, "refused": 1, "closed": 1, "points": 10},
+    "nothing-rewrapped": {"written": 0, "passed": 0, "refused": 1, "closed": 1, "points": 2},
+    "recipient-gone": {"name": "password 0f8e, version 2"},
+    "chain-gone": {},
     "backed-up": {"kind": "full", "sequence": 1, "new_chain": True, "warnings": 1},
     "restored": {"skipped": 1, "failed": 2, "warnings": 3},
     "verified": {"depth": "full", "notes": 0},
