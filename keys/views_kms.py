@@ -25,13 +25,13 @@ from backupsite.roles import Right, requires
 from keys import kms_records
 from keys.crypto_rsa import Oaep
 from keys.forms_kms import NewServerForm, ServerForm, TrustForm
+from keys.in_use import holders_of
 from keys.kms.certificates import ends_at, name_of
 from keys.kms.connecting import HOW_TO_INSTALL, is_installed
 from keys.kms.interface import KmsError
 from keys.kms.trial import Found
 from keys.kms_servers import CACHED_FOR, rotate
 from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer
-from keys.views import named
 
 ALARMING = (KeyState.DISABLED, KeyState.SCHEDULED, KeyState.DESTROYED, KeyState.GONE)
 
@@ -183,15 +183,15 @@ def kms_rotate(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def kms_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Forget a server, and the keys on it that nothing uses; the server itself keeps its pairs."""
     server = _server(request, uuid)
-    holders: list[tuple[str, int, list[str]]] = []
-    if request.method == "POST":
+    holders = holders_of(server.keys.all()) if request.method == "POST" else []
+    if request.method == "POST" and not holders:
         try:
             with transaction.atomic():
                 audit.record(request, "KMS server deleted", server, before=_facts(server), severity=Severity.HIGH)
                 server.keys.all().delete()
                 server.delete()
-        except ProtectedError as error:
-            holders = named(error.protected_objects)
+        except ProtectedError:  # somebody began to use it a moment ago
+            holders = holders_of(server.keys.all())
         else:
             messages.success(request, f"The KMS server “{server}” is deleted here. What it holds is untouched.")
             return redirect("kms_list")
