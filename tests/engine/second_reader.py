@@ -1,6 +1,7 @@
 """A second reader, written from docs/FORMAT.md alone: nothing of the engine is imported, nothing is fast.
 
-It opens one file of a chain with a password (None for plain files) and gives back paths with their contents.
+It opens one file of a chain with a password, the private half of a KMS key, or the seed of a recovery key (none of them
+for plain files) and gives back paths with their contents. HPKE is written out, so that the text has all that it takes.
 """
 
 import functools
@@ -15,7 +16,12 @@ from pathlib import Path
 import msgspec
 from backports import zstd
 from blake3 import blake3
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -39,13 +45,43 @@ def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
     return HKDF(hashes.SHA256(), 32, salt or bytes(32), info).derive(secret)
 
 
+def hpke_open(seed: bytes, sealed: bytes, info: bytes) -> bytes:
+    """RFC 9180, base mode, KEM 0x647A (X-Wing), KDF 1, AEAD 2; one message without AAD."""
+    expanded = hashlib.shake_256(seed).digest(96)
+    mlkem = MLKEM768PrivateKey.from_seed_bytes(expanded[:64])
+    x25519 = X25519PrivateKey.from_private_bytes(expanded[64:])
+    theirs, ours = sealed[1088:1120], x25519.public_key().public_bytes_raw()
+    exchanged = x25519.exchange(X25519PublicKey.from_public_bytes(theirs))
+    shared = hashlib.sha3_256(mlkem.decapsulate(sealed[:1088]) + exchanged + theirs + ours + b"\\.//^\\").digest()
+    suite = b"HPKE-v1HPKE\x64\x7a\x00\x01\x00\x02"
+
+    def extract(salt: bytes, label: bytes, secret: bytes) -> bytes:
+        return hmac.digest(salt or bytes(32), suite + label + secret, "sha256")
+
+    context = b"\0" + extract(b"", b"psk_id_hash", b"") + extract(b"", b"info_hash", info)
+    secret = extract(shared, b"secret", b"")
+
+    def expand(label: bytes, length: int) -> bytes:
+        return hmac.digest(secret, struct.pack(">H", length) + suite + label + context + b"\1", "sha256")[:length]
+
+    return AESGCM(expand(b"key", 32)).decrypt(expand(b"base_nonce", 12), sealed[1120:], b"")
+
+
 class SecondReader:
-    def __init__(self, path: Path, password: str | None = None, file_key: bytes | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        password: str | None = None,
+        file_key: bytes | None = None,
+        rsa: RSAPrivateKey | None = None,
+        seed: bytes | None = None,
+    ) -> None:
         self.path, self.raw = path, path.read_bytes()
         self.head = self._choose_head()
         self.replaced: dict[bytes, bytes] = {}  # seal hashes
         self.chain, self.file = self.head[48 - 16 : 48], self.head[48:64]
-        self.key = file_key if password is None else self._unwrap(password)
+        self.password, self.rsa, self.seed = password, rsa, seed
+        self.key = file_key if password is None and rsa is None and seed is None else self._unwrap()
         if self.head[10]:
             self._check_head()
         self._read_trailer()
@@ -68,21 +104,36 @@ class SecondReader:
         check(copies[0][8:10] == b"\1\0", "version")
         return max(copies, key=lambda copy: struct.unpack_from("<I", copy, 16)[0])
 
-    def _unwrap(self, password: str) -> bytes:
+    def _unwrap(self) -> bytes:
         at = 96
         for _ in range(self.head[11]):
             length = struct.unpack_from("<H", self.head, at + 2)[0]
             slot, at = self.head[at : at + length], at + length
-            lanes, iterations, memory = struct.unpack_from("<BHI", slot, 57)
-            kek = Argon2id(salt=slot[64:80], length=32, iterations=iterations, lanes=lanes, memory_cost=memory).derive(
-                unicodedata.normalize("NFC", password).encode()
-            )
-            key = hkdf(kek, slot[24:56], slot[0:1] + slot[4:20] + slot[20:24] + self.chain + self.file)
+            place = slot[0:1] + slot[4:24] + self.chain + self.file
             try:
-                return AESGCM(key).decrypt(bytes(12), slot[-48:], slot[:-48])
-            except Exception:
+                secret = self._secret_of(slot, place)
+                if secret is not None:
+                    return AESGCM(hkdf(secret, slot[24:56], place)).decrypt(bytes(12), slot[-48:], slot[:-48])
+            except (InvalidTag, ValueError):
                 continue
         raise Refused("no slot opens")
+
+    def _secret_of(self, slot: bytes, place: bytes) -> bytes | None:
+        if slot[0] == 1 and self.password is not None:
+            lanes, iterations, memory = struct.unpack_from("<BHI", slot, 57)
+            kdf = Argon2id(salt=slot[64:80], length=32, iterations=iterations, lanes=lanes, memory_cost=memory)
+            return kdf.derive(unicodedata.normalize("NFC", self.password).encode())
+        if slot[0] == 2 and slot[56] == 1 and self.rsa is not None:
+            main, mask = {
+                1: (hashes.SHA256(), hashes.SHA256()),
+                2: (hashes.SHA256(), hashes.SHA1()),
+                3: (hashes.SHA1(), hashes.SHA1()),
+            }[slot[57]]
+            length = struct.unpack_from("<H", slot, 58)[0]
+            return self.rsa.decrypt(slot[464 : 464 + length], padding.OAEP(padding.MGF1(mask), main, None))
+        if slot[0] == 3 and slot[56] == 1 and self.seed is not None:
+            return hpke_open(self.seed, slot[192 : 192 + 1168], b"backupsite recovery slot 1|" + place)
+        return None
 
     def _check_head(self) -> None:
         check(self.head[64:96] == hkdf(self.key, b"", P + b"commit|" + self.file), "commitment")

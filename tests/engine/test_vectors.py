@@ -7,14 +7,20 @@ import shutil
 import stat
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from keys import crypto_rsa
 from keys.crypto_password import password_bytes
+from keys.crypto_recovery import RecoveryPrivate, fingerprint
+from keys.crypto_slots import Slot, SlotKind
 from repositories.engine.chains import scan_chain
+from repositories.engine.cli_keys import of_recovery_key
 from repositories.engine.errors import CannotUnwrap
 from repositories.engine.observer import Silent
-from repositories.engine.reader import Password, Point, Secret, open_point
+from repositories.engine.reader import Password, Point, Secret, SlotSecrets, inspect, open_point
 from repositories.engine.verify import verify
 from tests import vectors
 from tests.engine.lab import Chain, facts_in_point, facts_on_disk, write_tree
@@ -38,7 +44,25 @@ def folder_of(name: str) -> Path:
 
 def secrets_of(name: str, number: str) -> list[Secret | None]:
     passwords = told(name)["points"][number]["passwords"]
-    return [Password(password_bytes(password)) for password in passwords] or [None]
+    return [*(Password(password_bytes(password)) for password in passwords), *others_of(name)] or [None]
+
+
+def others_of(name: str) -> list[Secret | None]:
+    """A KMS key and a recovery key, where the vector has them."""
+    if "recovery_seed" not in told(name):
+        return []
+    private = private_halves(name)
+
+    def by_kms(slot: Slot, _chain: UUID, _file: UUID) -> bytes | None:
+        return crypto_rsa.decapsulate(slot.encapsulated, private["rsa"], slot.oaep) if slot.oaep else None
+
+    return [SlotSecrets(by_kms), SlotSecrets(of_recovery_key(RecoveryPrivate(private["seed"])))]
+
+
+def private_halves(name: str) -> dict:
+    said = told(name)
+    rsa = serialization.load_pem_private_key(said["kms_private_key"].encode(), password=None)
+    return {"rsa": rsa, "seed": bytes.fromhex(said["recovery_seed"])}
 
 
 def entries_of(point: Point) -> dict[str, dict]:
@@ -57,7 +81,15 @@ def entries_of(point: Point) -> dict[str, dict]:
 
 
 def test_all_kinds_are_there() -> None:
-    assert NAMES == ["changed-password", "encrypted", "merged", "plain", "resumed", "several-slots"]
+    assert NAMES == [
+        "changed-password",
+        "encrypted",
+        "every-kind-of-key",
+        "merged",
+        "plain",
+        "resumed",
+        "several-slots",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,8 +110,11 @@ def test_every_secret_opens_everything(name: str, number: str) -> None:
 @pytest.mark.parametrize(("name", "number"), POINTS)
 def test_the_second_reader_reads_them(name: str, number: str) -> None:
     expected = told(name)["points"][number]
-    for password in expected["passwords"] or [None]:
-        found = SecondReader(folder_of(name) / number, password).files()
+    secrets = [{"password": password} for password in expected["passwords"]]
+    if "recovery_seed" in told(name):
+        secrets += [{half: secret} for half, secret in private_halves(name).items()]
+    for secret in secrets or [{}]:
+        found = SecondReader(folder_of(name) / number, **secret).files()
         for path, facts in expected["entries"].items():
             mode, mtime_ns, content = found[os.fsencode(path)]
             assert (mode, mtime_ns) == (facts["mode"], facts["mtime_ns"])
@@ -87,6 +122,15 @@ def test_the_second_reader_reads_them(name: str, number: str) -> None:
                 assert hashlib.sha256(content).hexdigest() == facts["sha256"]
             if "target" in facts:
                 assert content == os.fsencode(facts["target"])
+
+
+def test_what_the_slots_of_every_kind_say() -> None:
+    password, kms, recovery = inspect(folder_of("every-kind-of-key") / "1").slots
+    assert (password.kind, password.hint) == (SlotKind.PASSWORD, "hint of correct horse")
+    assert (kms.kind, kms.version, kms.key_id, kms.hint) == (SlotKind.KMS, 4, "key 4711", "vault of Köln")
+    assert (recovery.kind, recovery.version, recovery.hint) == (SlotKind.RECOVERY, 1, "safe in Köln")
+    private = RecoveryPrivate(private_halves("every-kind-of-key")["seed"])
+    assert recovery.fingerprint == fingerprint(private.public())
 
 
 def test_signatures_hold() -> None:

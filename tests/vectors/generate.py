@@ -15,10 +15,15 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from keys.crypto_recipients import KmsRecipient, RecoveryRecipient
+from keys.crypto_recovery import RecoveryPrivate
+from keys.crypto_rsa import Oaep
 from repositories.engine import storing
 from repositories.engine.backup import CheckpointInterval, Level, ParentPoint
 from repositories.engine.layout import VERSION
@@ -31,6 +36,7 @@ from tests.engine.lab import NO_RESERVE, Chain, Recorder, later, recipient, writ
 HERE = Path(__file__).parent
 SOURCE = Path("/srv/vector")  # the same everywhere, so that no path of a machine is in the vectors
 SIGNER = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"signs vectors only").digest())
+RECOVERY = RecoveryPrivate(hashlib.sha256(b"opens vectors only").digest())
 FIRST, SECOND = "correct horse", "zweites Paßwort "  # with a space at its end
 
 
@@ -63,6 +69,7 @@ class Maker:
     def __init__(self, root: Path, passwords: tuple[str, ...]) -> None:
         self.chain = Chain(root, SOURCE, passwords)
         self.points: dict[int, dict[str, object]] = {}
+        self.private_halves: dict[str, str] = {}
 
     def write(self, **fields: object) -> None:
         written = self.chain.write(level=Level.BALANCED, **fields)
@@ -90,6 +97,27 @@ def several_slots(root: Path) -> Maker:
     maker = Maker(root, (FIRST, SECOND, "third"))
     maker.write()
     return maker
+
+
+def every_kind_of_key(root: Path) -> Maker:
+    """A password, a KMS key and a recovery key, whose private halves are told beside it. Added later to version 1."""
+    maker = Maker(root, (FIRST,))
+    private = rsa.generate_private_key(65537, 3072)
+    kms = KmsRecipient(UUID(int=2), 4, Oaep.SHA256, public_der(private.public_key()), "key 4711", "vault of Köln")
+    recipients = (recipient(FIRST), kms, RecoveryRecipient(UUID(int=3), RECOVERY.public(), "safe in Köln"))
+    maker.write(recipients=recipients)
+    maker.write_next(recipients=recipients)
+    maker.private_halves = {"kms_private_key": private_pem(private), "recovery_seed": RECOVERY.seed.hex()}
+    return maker
+
+
+def public_der(public: rsa.RSAPublicKey) -> bytes:
+    return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def private_pem(private: rsa.RSAPrivateKey) -> str:
+    form, nothing = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return private.private_bytes(serialization.Encoding.PEM, form, nothing).decode()
 
 
 def changed_password(root: Path) -> Maker:
@@ -144,7 +172,7 @@ def resumed(root: Path) -> Maker:
 
 VECTORS: dict[str, Callable[[Path], Maker]] = {
     "encrypted": encrypted, "several-slots": several_slots, "changed-password": changed_password, "plain": plain,
-    "merged": merged, "resumed": resumed,
+    "merged": merged, "resumed": resumed, "every-kind-of-key": every_kind_of_key,
 }  # fmt: skip
 
 
@@ -176,7 +204,7 @@ def main() -> int:
         maker = VECTORS[name](folder / name)
         shutil.rmtree(SOURCE)
         digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in maker.chain.folder.iterdir()}
-        told = {"chain": str(maker.chain.chain_id), "files": digests, "points": maker.points}
+        told = {"chain": str(maker.chain.chain_id), "files": digests, "points": maker.points, **maker.private_halves}
         (folder / name / "expected.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", "ascii")
     return 0
 
