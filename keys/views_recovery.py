@@ -32,9 +32,9 @@ from keys.crypto_recovery import RecoveryPrivate, fingerprint_text
 from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_sheet import qr_text, sheet_text
 from keys.forms_recovery import PRIVATE, AddForm, AnswerForm, NameForm
+from keys.in_use import holders_of
 from keys.models import MadeBy, RecoveryKey
 from keys.sealing import check_vouched_row
-from keys.views import named
 
 QR_BORDER = 4  # modules; scanners need that much of white
 
@@ -221,14 +221,15 @@ def _changed(request: HttpRequest, key: RecoveryKey, *, retired: bool) -> HttpRe
 @require_http_methods(["GET", "HEAD", "POST"])
 def recovery_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
     key = _fetch(request, uuid)
-    holders: list[tuple[str, int, list[str]]] = []
-    if request.method == "POST":
+    itself = RecoveryKey.objects.filter(pk=key.pk)
+    holders = holders_of(itself) if request.method == "POST" else []
+    if request.method == "POST" and not holders:
         try:
             with transaction.atomic():
                 _record(request, "recovery key deleted", key)
                 key.delete()
-        except ProtectedError as error:
-            holders = named(error.protected_objects)
+        except ProtectedError:  # a session wrote a slot for it a moment ago
+            holders = holders_of(itself)
         else:
             messages.success(request, f"The recovery key “{key}” is deleted.")
             return redirect("recovery_list")

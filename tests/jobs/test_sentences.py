@@ -55,9 +55,6 @@ RESULT_PARAMS = {
     "restored": {"skipped": 1, "failed": 2, "warnings": 3},
     "verified": {"depth": "full", "notes": 0},
     "damaged": {"damages": 1, "damaged_files": 2},
-    "rewrapped": {"written": 2, "passed": 1, "refused": 1, "closed": 1, "points": 5},
-    "nothing-rewrapped": {"written": 0, "passed": 0, "refused": 1, "closed": 1, "points": 2},
-    "recipient-gone": {"name": "finance"},
     "kms-polled": {"server": "vault", "keys": 2, "pairs": 3, "rotated": 1},
     "kms-doubt": {
         "server": "vault",
