@@ -14,6 +14,7 @@ from typing import Any
 from django import forms
 
 from backupsite.models import User
+from jobs.jobs import old_chain_answer
 from jobs.models import Encryption, Job, Level, ScheduleKind
 from keys.models import PasswordRecord
 from repositories.engine.errors import BadPattern
@@ -307,7 +308,7 @@ def initial_of(job: Job) -> dict[str, Any]:
         "repository": job.repository.uuid,
         "password": str(job.password.uuid) if job.password else "",
         "schedule_weekdays": [str(day) for day in job.schedule_weekdays],
-        "old_chain": OldChain.KEEP,
+        "old_chain": old_chain_answer(job),
         "version": job.version,
     }
 
