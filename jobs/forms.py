@@ -15,6 +15,7 @@ from django import forms
 
 from backupsite.models import User
 from jobs.forms_encryption import NEW_PASSWORD, EncryptionFields, initial_keys
+from jobs.jobs import old_chain_answer
 from jobs.models import Job, Level, ScheduleKind
 from keys.models import PasswordRecord
 from repositories.engine.errors import BadPattern
@@ -226,7 +227,7 @@ def initial_of(job: Job) -> dict[str, Any]:
         "repository": job.repository.uuid,
         **initial_keys(job),
         "schedule_weekdays": [str(day) for day in job.schedule_weekdays],
-        "old_chain": OldChain.KEEP,
+        "old_chain": old_chain_answer(job),
         "version": job.version,
     }
 

@@ -143,8 +143,8 @@ def _save(request: HttpRequest, form: JobForm, job: Job) -> Job:
         digest = digest_of(job)
     enabling = preview_of(job).asks_about_old_chain
     saved = job_cases.save_job(job, expected_version=cleaned["version"], digest=digest)
-    if enabling:
-        job_cases.answer_old_chain(saved, cleaned["old_chain"] or "keep")
+    if enabling and cleaned["old_chain"]:
+        job_cases.answer_old_chain(saved, cleaned["old_chain"], by=signed_in(request))
     return saved
 
 

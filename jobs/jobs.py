@@ -1,7 +1,8 @@
 """What an administrator does with a job: save it, delete it, ask for a full or a new chain, decide about an old chain.
 
 Saving computes the planner's answer again with the row locked and refuses if it is not the one that was shown. Who may
-do this, and what the audit says of it, is decided in the views; what the next session writes, in `jobs.planning`.
+do this, and what the audit says of it, is decided in the views (only an answer about an old chain is put into the audit
+here); what the next session writes, in `jobs.planning`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from datetime import datetime
 from typing import Literal
 
 from django.db import transaction
+from django.db.models import QuerySet
 
+from backupsite.audit import record_for
+from backupsite.models import Severity, User
 from jobs.admission import WRITERS, database_now
 from jobs.due import record_due_times, schedule_of
 from jobs.models import Encryption, Job, JobChain, JobChainState, Session
@@ -152,14 +156,30 @@ def start_new_chain(job: Job) -> None:
     Job.objects.filter(pk=job.pk).update(new_chain_requested=True)
 
 
+def old_chain_answer(job: Job) -> OldChainAnswer:
+    """Return what was answered about the job's plain chains that are still under its retention."""
+    return "delete" if _plain_links(job).filter(delete_after_full=True).exists() else "keep"
+
+
 @transaction.atomic
-def answer_old_chain(job: Job, answer: OldChainAnswer) -> int:
+def answer_old_chain(job: Job, answer: OldChainAnswer, *, by: User | None) -> int:
     """Settle what becomes of the job's unencrypted chains once it is encrypted; return how many there are.
 
     keep: retention removes them. detach: they leave the job's retention now. delete: they go once an encrypted full of
     their successor succeeded without warnings and was verified (see `jobs.pruning`).
     """
-    links = job.job_chains.filter(chain__encrypted=False).exclude(state=JobChainState.DETACHED)
+    links = _plain_links(job)
+    before = old_chain_answer(job)
+    after = {"answer": answer, "chains": [str(link.chain.uuid) for link in links.select_related("chain")]}
     if answer == "detach":
-        return links.update(state=JobChainState.DETACHED, delete_after_full=False)
-    return links.update(delete_after_full=answer == "delete")
+        count = links.update(state=JobChainState.DETACHED, delete_after_full=False)
+    else:
+        count = links.update(delete_after_full=answer == "delete")
+    if count and answer != before:
+        severity = Severity.HIGH if answer == "delete" else Severity.NOTICE
+        record_for(by, "old chain answered", job, before={"answer": before}, after=after, severity=severity)
+    return count
+
+
+def _plain_links(job: Job) -> QuerySet[JobChain]:
+    return job.job_chains.filter(chain__encrypted=False).exclude(state=JobChainState.DETACHED)

@@ -25,6 +25,7 @@ from backupsite.models import AuditEvent
 from backupsite.responses import go_to, no_store, page_or_fragment, wants_fragment
 from backupsite.roles import Right, may, requires
 from jobs import questions
+from jobs.asking import asks_password
 from jobs.byte_paths import crumbs, path_of, quoted
 from jobs.chain_story import key_of
 from jobs.download import start_download
@@ -111,6 +112,7 @@ def point_verify(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 @requires(Right.RESTORE)
 @require_safe
+@asks_password
 def point_browse(request: HttpRequest, uuid: UUID) -> HttpResponse:
     point = _point(request, uuid)
     folder = _path(request)
@@ -142,6 +144,7 @@ def point_browse(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 @requires(Right.RESTORE)
 @require_GET
+@asks_password
 def point_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
     """Stream one file. Damage before the first byte is a page; later it breaks the connection, and the audit trail says
     incomplete.
@@ -156,6 +159,7 @@ def point_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
 
 @requires(Right.RESTORE)
 @require_http_methods(["GET", "HEAD", "POST"])
+@asks_password
 def point_restore(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Ask where to, for everything (GET) or a selection (POST without `into`), then start the session."""
     point = _point(request, uuid)

@@ -19,6 +19,7 @@ from django.views.decorators.http import require_POST, require_safe
 from backupsite import audit
 from backupsite.responses import go_to, page_or_fragment, wants_fragment
 from backupsite.roles import Right, may, requires
+from jobs.asking import must_ask
 from jobs.dashboard import missed
 from jobs.forms_filters import KINDS, SINCE, STATES, Place, SessionFilter
 from jobs.job_views import signed_in
@@ -124,7 +125,9 @@ def missed_list(request: HttpRequest) -> HttpResponse:
 def session_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Show a session; while it is active, its fragment asks for itself every second."""
     session = _session(request, uuid)
-    names = may(request.user, Right.RESTORE) or session.kind in WITHOUT_NAMES
+    read_from = session.source_point
+    may_see = may(request.user, Right.RESTORE) and not (read_from and must_ask(request, read_from))
+    names = may_see or session.kind in WITHOUT_NAMES
     level = request.GET.get("level", "")
     context = {
         "session": session,

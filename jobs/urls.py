@@ -3,6 +3,7 @@
 from django.urls import path
 
 from jobs import (
+    asking_views,
     chain_views,
     dashboard_views,
     job_form_views,
@@ -41,6 +42,7 @@ urlpatterns = [
     path("points/<uuid:uuid>/verify/", restore_views.point_verify, name="point_verify"),
     path("points/<uuid:uuid>/browse/", restore_views.point_browse, name="point_browse"),
     path("points/<uuid:uuid>/download/", restore_views.point_download, name="point_download"),
+    path("points/<uuid:uuid>/password/", asking_views.point_password, name="point_password"),
     path("points/<uuid:uuid>/restore/", restore_views.point_restore, name="point_restore"),
     path("passwords/<uuid:uuid>/usage/", key_usage_views.password_usage, name="password_usage"),
     path("passwords/<uuid:uuid>/outlook/", password_views.password_outlook, name="password_outlook"),

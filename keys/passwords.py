@@ -101,13 +101,22 @@ def kek_of(version: PasswordVersion) -> bytes:
 
 def verify(record: PasswordRecord, password: str) -> bool:
     """Tell whether the typed password is the newest version's. Raises attempts.TooManyAttempts without deriving."""
-    attempt = attempts.begin(record.uuid)
-    version = record.newest()
-    typed = derive_kek(password_bytes(password), salt=bytes(version.salt), parameters=costs_of(version))
-    if not hmac.compare_digest(typed, kek_of(version)):
-        return False
-    attempt.delete()
-    return True
+    return first_right([record.newest()], password) is not None
+
+
+def first_right(versions: list[PasswordVersion], password: str) -> PasswordVersion | None:
+    """Return the first of these versions whose password was typed; it is one attempt on each of their records.
+
+    Raises attempts.TooManyAttempts without deriving.
+    """
+    begun = [attempts.begin(uuid) for uuid in sorted({version.record.uuid for version in versions})]
+    for version in versions:
+        typed = derive_kek(password_bytes(password), salt=bytes(version.salt), parameters=costs_of(version))
+        if hmac.compare_digest(typed, kek_of(version)):
+            for attempt in begun:
+                attempt.delete()
+            return version
+    return None
 
 
 class PasswordLost(Exception):

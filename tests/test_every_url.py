@@ -162,6 +162,7 @@ TABLE = {
     "point_verify": Row(RUN, "POST", "point"),
     "point_browse": Row(RESTORE, "GET", "point"),
     "point_download": Row(RESTORE, "GET", "point"),
+    "point_password": Row(RESTORE, "GET POST", "point"),
     "point_restore": Row(RESTORE, "GET POST", "point"),
 }
 

@@ -468,6 +468,23 @@ class TestEdit:
         link = JobChain.objects.get(chain=chain)
         assert (link.state, link.delete_after_full) == (state, deleted)
 
+    def test_a_later_save_keeps_the_answer_about_the_old_chain(self, source):
+        """The chain still waits for its deletion: renaming the job takes nothing back."""
+        job = make_job(encryption="off", sources=[str(source)])
+        make_point(chain := make_chain(job))
+        address, client = reverse("job_edit", args=[job.uuid]), alice()
+        data = typed_of(job, encryption="password", password=str(make_password().uuid), old_chain="delete")
+        assert save(client, address, data).status_code == 302
+        event = AuditEvent.objects.get(action="old chain answered")
+        assert (event.severity, event.after) == ("high", {"answer": "delete", "chains": [str(chain.uuid)]})
+        assert client.get(address).context["form"].initial["old_chain"] == "delete"
+        for number, old_chain in enumerate(({}, {"old_chain": "delete"})):
+            job.refresh_from_db()
+            data = {**typed_of(job, name=f"Name {number}"), **old_chain}
+            assert save(client, address, data).status_code == 302
+            assert JobChain.objects.get(chain=chain).delete_after_full
+        assert AuditEvent.objects.filter(action="old chain answered").count() == 1
+
     def test_a_password_made_while_editing_is_used(self, source):
         job = make_job(sources=[str(source)])
         make_point(make_chain(job))

@@ -284,7 +284,7 @@ def test_wishes_for_the_next_session():
 def test_the_answer_about_an_unencrypted_chain(answer, state, delete_after_full, reason):
     job = written_job(encryption=Encryption.OFF)
     saved = save(job, encryption=Encryption.PASSWORD, password=make_password())
-    assert cases.answer_old_chain(saved, answer) == 1
+    assert cases.answer_old_chain(saved, answer, by=None) == 1
     link = JobChain.objects.get()
     assert (link.state, link.delete_after_full) == (state, delete_after_full)
     shown_now = situation_of(saved)
@@ -295,8 +295,8 @@ def test_the_answer_is_about_unencrypted_chains_under_retention_only():
     job = written_job()
     detached = make_chain(job, state=JobChainState.DETACHED, encrypted=False)
     plain = make_chain(job, state=JobChainState.PREVIOUS, encrypted=False)
-    assert cases.answer_old_chain(job, "delete") == 1
+    assert cases.answer_old_chain(job, "delete", by=None) == 1
     assert {link.chain for link in JobChain.objects.filter(delete_after_full=True)} == {plain}
-    assert cases.answer_old_chain(job, "keep") == 1
+    assert cases.answer_old_chain(job, "keep", by=None) == 1
     assert not JobChain.objects.filter(delete_after_full=True).exists()
     assert JobChain.objects.get(chain=detached).state == JobChainState.DETACHED
