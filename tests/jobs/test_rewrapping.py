@@ -30,7 +30,7 @@ from jobs.supervising import kill_group, start_process
 from jobs.tasks import run_session
 from keys.crypto_recovery import new_private
 from keys.kms.interface import KmsAway
-from keys.models import KmsServer, PasswordVersion, RecoveryKey
+from keys.models import PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
 from repositories import catalogue
 from repositories.engine.errors import CannotUnwrap
@@ -44,6 +44,7 @@ from tests.factories import (
     change_password,
     make_job,
     make_kms_key,
+    make_kms_server,
     make_password,
     make_proxy,
     make_recovery_key,
@@ -323,8 +324,7 @@ def test_strict_custody_asks_the_server_once_and_keeps_no_key(
     job: Job, kmip_server: KmipServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is in the cache: the server opens the newest point, whose keyring opens the others."""
-    key = make_kms_key(real=kmip_server)
-    KmsServer.objects.update(answered_at=timezone.now())
+    key = make_kms_key(make_kms_server(kmip_server, answered_at=timezone.now()), kmip_server)
     job.encryption, job.password, job.kms_key = "kms", None, key
     job.strict_custody = True
     job.save()
