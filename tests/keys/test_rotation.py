@@ -449,6 +449,27 @@ def test_a_folder_that_cannot_be_written_is_said(ring: Path, monkeypatch) -> Non
     assert sealing.ring() == before
 
 
+def test_a_database_that_goes_away_is_said_and_the_next_run_finishes(ring: Path) -> None:
+    """The server ends the connection in the middle, as it does when it is stopped."""
+    fill()
+    values = open_everything()
+
+    def end(text: str) -> None:
+        if "active one" in text:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.MonkeyPatch.context() as patch:
+        real = rotation.rotate
+        patch.setattr(rotation, "rotate", lambda report, **options: real(end, settle_seconds=0))
+        with pytest.raises(CommandError, match="The database does not answer"):
+            call_command("rotate_instance_key")
+    connection.close()
+    assert open_everything() == values and len(sealing.ring().keys) == 2
+    rotate()
+    assert open_everything() == values and keys_in_use() == {sealing.ring().active}
+
+
 def test_the_signing_key_is_not_made_by_a_rotation(ring: Path) -> None:
     make_proxy()
     rotate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
 
 from keys import rotation, sealing
 from keys.crypto_sealed import KeyRing
@@ -40,6 +41,16 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: object, resume: bool, settle_seconds: float, **options: object) -> None:
+        try:
+            self._go_on(resume, settle_seconds)
+        except OperationalError as error:
+            said = " ".join(str(error).split())
+            raise CommandError(
+                f"The database does not answer ({said}). It must run: the console goes on meanwhile. Nothing is lost: "
+                "run this command again to finish."
+            ) from None
+
+    def _go_on(self, resume: bool, settle_seconds: float) -> None:
         step = rotation.next_step_now()
         if resume and step is rotation.Next.ADD:
             self.stdout.write("No rotation is under way: the ring has one key.")
