@@ -1,8 +1,8 @@
 """Strict custody: of a KMS job no file key is kept in the console, so whoever reads asks the KMS.
 
-A session of such a job stores none for its point. The keys that earlier sessions of the chain stored go only when the
-KMS was seen to open the new point, whose keyring has the keys of all before it: nothing is closed by a setting. What
-a password of earlier points opens is untouched by this; a rewrap takes its slots away.
+A session of such a job stores none for its point. The keys that earlier sessions stored go only when the KMS was seen
+to open the newest point of their chain, whose keyring has the keys of all before it: nothing is closed by a setting.
+What a password of earlier points opens is untouched by this; a rewrap takes its slots away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jobs.session_log import SessionLog
 from keys.kms.interface import KmsError
 from repositories.engine.errors import EngineError
 from repositories.models import Chain, RestorePoint
-from repositories.reading import file_key_of
+from repositories.reading import key_from_slots
 
 
 def keeps_keys(job: Job | None) -> bool:
@@ -23,32 +23,33 @@ def keeps_keys(job: Job | None) -> bool:
 
 
 def drop_kept_keys(session: Session, log: SessionLog) -> int:
-    """Forget the file keys of the chain that a session of strict custody wrote to; return how many there were.
+    """Forget the file keys of a job under strict custody; return how many there were. Called when a point is written.
 
-    Nothing is forgotten unless the KMS opens the point that was just written.
+    Of each chain only if the KMS opens its newest point. A chain that still opens with a password alone keeps its keys:
+    the key of that password is here as well.
     """
-    point = session.written_point
-    if point is None or keeps_keys(session.job) or not session.claimed_settings.get("strict_custody"):
+    job = session.job
+    if job is None or keeps_keys(job) or not session.claimed_settings.get("strict_custody"):
         return 0
-    kept = RestorePoint.objects.filter(chain=point.chain_id, file_key_sealed__isnull=False)
-    if not kept.exists():
-        return 0
+    kept = RestorePoint.objects.filter(chain__job_chain__job=job, file_key_sealed__isnull=False)
+    chains = Chain.objects.select_related("repository").filter(points__in=kept).distinct().order_by("pk")
+    return sum(_forget(session, chain, log) for chain in chains if _opens_at_the_server(chain, log))
+
+
+def _opens_at_the_server(chain: Chain, log: SessionLog) -> bool:
+    newest = chain.newest()
+    if newest is None or not newest.slots.filter(kind="kms").exists():
+        return False
     try:
-        file_key_of(point)
+        return key_from_slots(newest) is not None
     except (KmsError, EngineError) as error:
-        log.say_warning("custody-not-strict", f"File keys of earlier points are still kept in the console: {error}")
-        return 0
-    return _forget(session, point.chain, log)
+        log.say_warning("custody-not-strict", f"File keys of {chain} are still kept in the console: {error}")
+        return False
 
 
 def _forget(session: Session, chain: Chain, log: SessionLog) -> int:
     count = RestorePoint.objects.filter(chain=chain, file_key_sealed__isnull=False).update(file_key_sealed=None)
-    record_for(
-        session.requested_by,
-        "file keys forgotten",
-        session.job,
-        after={"session": str(session.uuid), "chain": str(chain.uuid), "points": count},
-        severity=Severity.HIGH,
-    )
-    log.say("custody-strict", f"The file keys of {count} earlier points are no longer kept in the console.")
+    after = {"session": str(session.uuid), "chain": str(chain.uuid), "points": count}
+    record_for(session.requested_by, "file keys forgotten", session.job, after=after, severity=Severity.HIGH)
+    log.say("custody-strict", f"The file keys of {count} points of {chain} are no longer kept in the console.")
     return count

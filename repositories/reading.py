@@ -49,7 +49,7 @@ def file_key_of(point: RestorePoint) -> bytes | None:
     if point.file_key_sealed is not None:
         return unseal_for(point, "file_key_sealed")
     try:
-        return _key_from_slots(point)
+        return key_from_slots(point)
     except (CannotUnwrap, KmsKeyGone):
         key = _key_from_newest(point)
         if key is None:
@@ -57,7 +57,8 @@ def file_key_of(point: RestorePoint) -> bytes | None:
         return key
 
 
-def _key_from_slots(point: RestorePoint) -> bytes | None:
+def key_from_slots(point: RestorePoint) -> bytes | None:
+    """Return what the slots of the file give, whatever the catalogue keeps. Raises as `file_key_of` does."""
     with closing(open_container(point.path, own_secrets())) as container:
         return container.file_key
 

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from backupsite.models import AuditEvent, Role
 from jobs import supervising
+from jobs.jobs import start_new_chain
 from jobs.models import Encryption, Job, JobChain, LogLine, Proxy, Session, State
 from jobs.protocol import BackupRequest, request_line
 from jobs.sessions import start_backup, start_restore, start_verify
@@ -28,6 +29,7 @@ from tests.factories import (
     make_job,
     make_kms_key,
     make_kms_server,
+    make_password,
     make_proxy,
     make_recovery_key,
     make_repository,
@@ -287,6 +289,22 @@ def test_keys_that_were_kept_go_when_the_server_opened_the_new_point(job: Job) -
     assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
     assert AuditEvent.objects.filter(action="file keys forgotten").exists()
     assert LogLine.objects.filter(code="custody-strict", session__written_point=second).exists()
+
+
+def test_keys_of_the_chain_before_go_too_but_not_those_of_a_password(job: Job, key: KmsKey) -> None:
+    make_recovery_key()
+    password = make_password()
+    save(job, "protection_proof", encryption=Encryption.PASSWORD, password=password, kms_key=None)
+    only_password = backed_up(job).chain
+    start_new_chain(job)
+    save(Job.objects.get(pk=job.pk), "protection_proof", encryption=Encryption.KMS, password=None, kms_key=key)
+    with_kms = backed_up(job).chain
+    start_new_chain(job)
+    save(Job.objects.get(pk=job.pk), "protection_proof", strict_custody=True)
+    newest = backed_up(job).chain
+    assert len({only_password, with_kms, newest}) == 3
+    kept = RestorePoint.objects.exclude(file_key_sealed=None)
+    assert {point.chain for point in kept} == {only_password}
 
 
 def test_keys_that_were_kept_stay_when_the_server_cannot_open_the_new_point(job: Job, kmip_server: KmipServer) -> None:
