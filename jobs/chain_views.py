@@ -54,7 +54,8 @@ def lone_chains(request: HttpRequest) -> HttpResponse:
 
 def _totals(lone: QuerySet[Chain]) -> dict[str, Any]:
     """Count what stands alone, and what of it goes within a week."""
-    soon = Q(expires_at__lte=timezone.now() + SOON)
+    now = timezone.now()
+    soon = Q(expires_at__gt=now, expires_at__lte=now + SOON)
     return lone.aggregate(
         chains=Count("pk", distinct=True),
         point_count=Count("points", filter=SEALED),

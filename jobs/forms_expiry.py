@@ -15,16 +15,16 @@ from jobs.expiring import end_of
 from jobs.lone_chains import expiry_of
 
 EVER, UNTIL = "ever", "until"
-KEEP = ((EVER, "Keep it for ever"), (UNTIL, "Delete it by itself after a day"))
+KEEP = ((EVER, "Keep it for ever"), (UNTIL, "Keep it until the end of a day, then delete it"))
 
 
 class ExpiryForm(forms.Form):
     keep = forms.ChoiceField(label="How long it is kept", choices=KEEP, initial=EVER, widget=forms.RadioSelect)
     until = forms.DateField(
-        label="Kept until the end of",
+        label="Its last day",
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
-        help_text="Only when it is to be deleted. The files go in the night after that day, newest first.",
+        help_text="Only where it is to be deleted then. The files go in the night after that day, newest first.",
     )
 
     def __init__(self, data: QueryDict | None = None, *, expires_at: datetime | None = None) -> None:

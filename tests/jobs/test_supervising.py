@@ -283,7 +283,7 @@ def test_the_environment_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         wait_for(lambda: os.getsid(process.pid) == process.pid)
         wait_for(lambda: b"launch.py" not in Path(f"/proc/{process.pid}/cmdline").read_bytes())
-        wait_for(lambda: Path(f"/proc/{process.pid}/environ").read_bytes())  # empty in the middle of an exec
+        wait_for(lambda: bool(Path(f"/proc/{process.pid}/environ").read_bytes()))  # empty in the middle of an exec
         environment = Path(f"/proc/{process.pid}/environ").read_bytes()
         names = {line.split(b"=")[0] for line in environment.split(b"\0") if line}
         assert names == {name.encode() for name in fresh_environment()}
