@@ -4,13 +4,17 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup setup-dev run test soak screenshots bench bench-page lint format types ci pins chromium
+.PHONY: setup setup-dev kmip run test soak screenshots bench bench-page lint format types ci pins chromium
 
 setup:
 	@.ci/setup "$(PYTHON)" requirements.txt
 
 setup-dev:
 	@.ci/setup "$(PYTHON)" requirements-dev.txt
+
+# What KMIP servers need on top (docs/kms.md); a later `make run` keeps it.
+kmip:
+	@.ci/setup "$(PYTHON)" requirements-kmip.txt
 
 # exec: the supervisor gets the signals itself.
 run: setup

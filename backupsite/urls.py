@@ -26,6 +26,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("settings/", views.settings, name="settings"),
     path("", include("keys.urls")),
     path("", include("jobs.urls")),
+    path("", include("jobs.urls_keys")),
     path("", include("jobs.urls_places")),
     path("", include("repositories.urls")),
 ]

@@ -14,12 +14,16 @@ from uuid import UUID
 
 from django.db import transaction
 
+from jobs.custody import keeps_keys
 from jobs.models import Encryption, Job, JobChain, JobChainState, Session, SessionKind, State
 from jobs.outcome import SessionFailed
 from jobs.session_log import SessionLog
 from keys.crypto_sealed import CannotOpenSealed
+from keys.kms.interface import KmsError
+from keys.passwords import PasswordLost
 from repositories.catalogue import CannotAdopt, RepositoryAway, adopt, check_chain, finish_deletions
 from repositories.engine.chains import adoptable_files
+from repositories.engine.errors import CannotUnwrap
 from repositories.models import Chain, Repository
 
 
@@ -50,14 +54,14 @@ def chain_to_resume(job: Job) -> UUID | None:
     return None
 
 
-def bring_up_to_date(chain: Chain, log: SessionLog, *, forgiving: bool = False) -> None:
+def bring_up_to_date(chain: Chain, log: SessionLog, *, job: Job | None = None, forgiving: bool = False) -> None:
     """Finish deletions, register sealed files without a row and note damage. Raises SessionFailed.
 
     `forgiving` is for a job that starts a new chain anyway: a file that can't be adopted is then a line in the log.
     """
     try:
         with keys_in_reach():
-            _bring_up_to_date(chain, log)
+            _bring_up_to_date(chain, log, job)
     except RepositoryAway as error:
         raise repository_away(error) from error
     except CannotAdopt as error:
@@ -66,10 +70,10 @@ def bring_up_to_date(chain: Chain, log: SessionLog, *, forgiving: bool = False) 
         log.say_warning("cannot-adopt", str(error))
 
 
-def _bring_up_to_date(chain: Chain, log: SessionLog) -> None:
+def _bring_up_to_date(chain: Chain, log: SessionLog, job: Job | None) -> None:
     if count := finish_deletions(chain):
         log.say("deletion-finished", f"{count} points whose deletion was interrupted were removed.")
-    for point in adopt(chain):
+    for point in adopt(chain, keeps_keys=keeps_keys(job)):
         log.say("adopted", f"Point {point.sequence} was sealed but not registered; it is now.")
     if damage := check_chain(chain):
         log.say_warning("chain-damaged", f"The chain {chain.uuid} is damaged: {damage}.")
@@ -88,9 +92,15 @@ def make_chain(job: Job | None, chain_id: UUID, repository: Repository, job_name
 def keys_in_reach() -> Iterator[None]:
     try:
         yield
-    except CannotOpenSealed as error:
-        message = f"{error} Nothing was written: a backup is not made without its keys."
-        raise SessionFailed("key-out-of-reach", message, what=str(error)) from error
+    except (CannotOpenSealed, PasswordLost) as error:
+        raise _out_of_reach(error) from error
+    except (KmsError, CannotUnwrap) as error:
+        raise _out_of_reach(error, error.code) from error
+
+
+def _out_of_reach(error: Exception, code: str = "") -> SessionFailed:
+    message = f"{error} Nothing was written: a backup is not made without its keys."
+    return SessionFailed("key-out-of-reach", message, what=str(error), because=code)
 
 
 def repository_away(error: RepositoryAway) -> SessionFailed:
@@ -102,8 +112,8 @@ def _adopt_chain(job: Job, repository: Repository, claimed: dict[str, Any], log:
     try:
         with transaction.atomic():
             chain = make_chain(job, UUID(claimed["chain"]), repository, job.name, encrypted)
-            adopted = adopt(chain)
-    except (CannotAdopt, RepositoryAway) as error:
+            adopted = adopt(chain, keeps_keys=keeps_keys(job))
+    except (CannotAdopt, RepositoryAway, KmsError) as error:
         log.say_warning("cannot-adopt", str(error))
         return
     log.say("adopted", f"A new chain with {len(adopted)} points was sealed but not registered; it is now.")

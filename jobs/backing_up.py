@@ -8,6 +8,7 @@ ends the session before its process starts, and never makes it a full or a plain
 from __future__ import annotations
 
 import html
+import logging
 import os
 import time
 import uuid
@@ -29,6 +30,7 @@ from jobs.adopting import (
     make_chain,
     repository_away,
 )
+from jobs.custody import drop_kept_keys
 from jobs.leases import Claim, Stale, held_row, renew
 from jobs.models import Encryption, Job, Session, State
 from jobs.outcome import Outcome, SessionFailed, failure, note
@@ -38,14 +40,20 @@ from jobs.recipients import recipients_of
 from jobs.session_log import SessionLog
 from jobs.situation import situation_of
 from jobs.targets import is_within
+from keys.crypto_recipients import Recipient
 from keys.crypto_sealed import CannotOpenSealed
-from keys.crypto_slots import kind_of
-from keys.models import PasswordVersion
+from keys.crypto_slots import kind_of, said_of
+from keys.kms.interface import KmsError
+from keys.models import KmsKey, PasswordRecord
 from keys.sealing import check_vouched_row
 from keys.signing import private_bytes
 from repositories.catalogue import RepositoryAway, SealedFile, SlotFor, holds_chains, instant, register
+from repositories.engine.adoption import unfinished_key
 from repositories.models import Chain, Kind, Repository, RestorePoint
+from repositories.own_secrets import own_secrets
 from repositories.reading import file_key_of
+
+logger = logging.getLogger(__name__)
 
 VIRTUAL = ("/proc", "/sys", "/dev")
 
@@ -59,7 +67,7 @@ def prepare(session: Session, held: Claim, log: SessionLog) -> BackupRequest:
     adopt_lost_chain(job, log)
     chain = job.current_chain()
     if chain is not None and chain.repository_id == job.repository_id:
-        bring_up_to_date(chain, log, forgiving=job.new_chain_requested)
+        bring_up_to_date(chain, log, job=job, forgiving=job.new_chain_requested)
     planned = _plan(job)
     if not renew(held):  # comparing a large repository takes its time
         raise Stale(f"Session {session.pk} was taken away while it was planned.")
@@ -81,6 +89,7 @@ def finish(session: Session, held: Claim, request: Request, end: End, log: Sessi
 
 def after(session: Session, log: SessionLog) -> None:
     session.refresh_from_db()
+    drop_kept_keys(session, log)
     pruning.prune_after(session)
 
 
@@ -148,13 +157,14 @@ def _plaintext_refused(job: Job) -> SessionFailed:
 
 def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
     newest = chain.newest() if chain else None
+    chain_id = chain.uuid if chain else chain_to_resume(job) or uuid.uuid4()
     with keys_in_reach():
         parent_key = file_key_of(newest) if newest else None
         recipients = recipients_of(job)
         signer = private_bytes()
     return BackupRequest(
         root=os.fsencode(job.repository.path),
-        chain_id=chain.uuid if chain else chain_to_resume(job) or uuid.uuid4(),
+        chain_id=chain_id,
         file_id=uuid.uuid4(),
         sequence=_next_sequence(chain),
         kind=planned.kind,
@@ -171,8 +181,23 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
         parent_key=parent_key,
         job_name=job.name,
         signer=signer,
+        unfinished_key=_unfinished_key(job, chain_id),
         plain_allowed=not job.repository.requires_encryption,
     )
+
+
+def _unfinished_key(job: Job, chain_id: uuid.UUID) -> bytes | None:
+    """Return the key of an unfinished file that no password opens, so that it can be written on.
+
+    A KMS that does not answer costs what was written of it, and nothing else: the file is begun anew.
+    """
+    if job.encryption != Encryption.KMS:
+        return None
+    try:
+        return unfinished_key(job.repository.root / str(chain_id), own_secrets())
+    except (KmsError, CannotOpenSealed) as error:
+        logger.warning("The unfinished file of chain %s is not written on: %s", chain_id, error)
+        return None
 
 
 def _next_sequence(chain: Chain | None) -> int:
@@ -201,6 +226,7 @@ def _plan_words(planned: Plan, request: BackupRequest) -> str:
 def _keep_plan(held: Claim, job: Job, planned: Plan, request: BackupRequest) -> None:
     """Keep what the session was told: it goes on with these settings, whatever happens to the job."""
     password = job.password.newest() if job.password else None
+    kms = job.kms_key.newest() if job.kms_key else None
     claimed: dict[str, Any] = {
         "job_version": job.version,
         "sources": job.sources,
@@ -210,6 +236,9 @@ def _keep_plan(held: Claim, job: Job, planned: Plan, request: BackupRequest) -> 
         "encryption": job.encryption,
         "password": job.password.name if job.password else None,
         "password_version": password.number if password else None,
+        "kms": kms.key.server.name if kms else None,
+        "kms_version": kms.number if kms else None,
+        "strict_custody": job.strict_custody,
         "repository": job.repository.name,
         "repository_uuid": str(job.repository.uuid),
         "keep_points": job.keep_points,
@@ -231,13 +260,15 @@ def _keep_plan(held: Claim, job: Job, planned: Plan, request: BackupRequest) -> 
         ):
             raise Stale(f"Session {held.session_id} was taken away while it was planned.")
         if password is not None:
-            _audit_key_use(held, job, password)
+            _audit_key_use(held, job, password.record, password.number)
+        elif kms is not None:
+            _audit_key_use(held, job, kms.key, kms.number)
 
 
-def _audit_key_use(held: Claim, job: Job, password: PasswordVersion) -> None:
+def _audit_key_use(held: Claim, job: Job, record: PasswordRecord | KmsKey, version: int) -> None:
     session = held_row(held).select_related("requested_by").get()
-    after = {"session": str(session.uuid), "job": job.name, "version": password.number, "for": "backup"}
-    record_for(session.requested_by, "key used", password.record, after=after)
+    after = {"session": str(session.uuid), "job": job.name, "version": version, "for": "backup"}
+    record_for(session.requested_by, "key used", record, after=after)
 
 
 def _register(session: Session, held: Claim, request: BackupRequest, written: Written) -> Outcome:
@@ -246,7 +277,8 @@ def _register(session: Session, held: Claim, request: BackupRequest, written: Wr
         session = held_row(held).select_for_update(of=("self",)).select_related("job").first() or _stale(held)
         claimed = session.claimed_settings
         chain = _chain_of(session, request, claimed)
-        point = register(chain, _sealed_file(request, written))
+        keeps_key = not claimed.get("strict_custody")
+        point = register(chain, _sealed_file(request, written), keeps_key=keeps_key)
         _settle_requests(session.job, claimed, written_kind=request.kind)
         warnings = written.warnings
         outcome = Outcome(
@@ -299,9 +331,13 @@ def _sealed_file(request: BackupRequest, written: Written) -> SealedFile:
         files=written.files,
         seal_hash=written.seal_hash,
         head_generation=written.head_generation,
-        recipients=tuple(SlotFor(r.record, r.version, kind_of(r).name.lower()) for r in request.recipients.all()),
+        recipients=tuple(_slot_for(recipient) for recipient in request.recipients.all()),
         file_key=written.file_key,
     )
+
+
+def _slot_for(recipient: Recipient) -> SlotFor:
+    return SlotFor(recipient.record, recipient.version, kind_of(recipient).name.lower(), said_of(recipient))
 
 
 def _settle_requests(job: Job | None, claimed: dict[str, Any], *, written_kind: str) -> None:

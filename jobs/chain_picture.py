@@ -2,8 +2,8 @@
 
 Pure geometry over plain marks: what happened is read elsewhere (`chain_story`), SVG is written by
 `templates/jobs/_chain_picture.html`. A full is a square bar with a cap, an incremental a round one, a gap is hollow;
-each key has a letter besides its colour. Heights are logarithmic, or a full would flatten everything else, and the page
-says so.
+each key has a letter besides its colour, a point of several keys a stripe of each, and recovery keys are a small mark.
+Heights are logarithmic, or a full would flatten everything else, and the page says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Mark:
     kind: str
     at: datetime
     size_bytes: int = 0
-    key: str = ""  # the name of what opens it; empty: not encrypted
+    keys: tuple[str, ...] = ()  # the names of what opens it; none: not encrypted
+    recovery: int = 0  # how many recovery keys open it too
     chain: str = ""
     title: str = ""
     link: str = ""
@@ -43,6 +44,20 @@ class Mark:
     @property
     def is_point(self) -> bool:
         return self.kind in POINTS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what the letters stand for; a plain point has one too."""
+        return (self.keys or ("",)) if self.is_point else ()
+
+
+@dataclass(frozen=True)
+class Stripe:
+    """The part of a bar that one key has; `colour` is a class: k0 for plain, k1 to k5."""
+
+    x: float
+    width: float
+    colour: str
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,9 @@ class Bar:
     y: float
     width: float
     height: float
-    colour: str  # a class: k0 for plain, k1 to k5
+    stripes: tuple[Stripe, ...]
     letter: str
+    recovery: bool
     title: str
     link: str
     starts_chain: bool
@@ -66,6 +82,11 @@ class Bar:
     def before(self) -> float:
         """Return where the gap to the bar before it has its middle."""
         return round(self.x - self.width * 0.3, 1)
+
+    @property
+    def foot(self) -> float:
+        """Return where the mark of the recovery keys has its middle."""
+        return BASELINE - 5
 
     @property
     def above(self) -> float:
@@ -94,6 +115,7 @@ class Picture:
     dates_y: float
     bars: tuple[Bar, ...]
     keys: tuple[KeyName, ...]
+    recovery: bool  # some point has a recovery key
     labels: tuple[AxisLabel, ...]
     left_out: int  # older marks that are not drawn
 
@@ -117,6 +139,7 @@ def draw(marks: Sequence[Mark]) -> Picture:
         dates_y=BASELINE + 26,
         bars=bars,
         keys=tuple(keys[name] for name in _names(shown)),
+        recovery=any(mark.recovery for mark in shown),
         labels=_labels(shown, bars),
         left_out=len(marks) - len(shown),
     )
@@ -144,21 +167,33 @@ def bar_height(size_bytes: int, largest_bytes: int) -> float:
 
 def _bar(marks: Sequence[Mark], place: int, step: float, largest: int, keys: dict[str, KeyName]) -> Bar:
     mark = marks[place]
-    key = keys.get(mark.key) if mark.is_point else None
+    named = [keys[name] for name in mark.names]
     height = bar_height(mark.size_bytes, largest) if mark.is_point else GAP_HEIGHT
-    width = round(step * 0.62, 1)
+    x, width = round(MARGIN + place * step, 1), round(step * 0.62, 1)
     return Bar(
         kind=mark.kind,
-        x=round(MARGIN + place * step, 1),
+        x=x,
         y=round(BASELINE - height, 1),
         width=width,
         height=height,
-        colour=key.colour if key else "",
-        letter=key.letter if key else "",
+        stripes=_stripes(named, x, width),
+        letter=_letters(named),
+        recovery=mark.is_point and mark.recovery > 0,
         title=mark.title,
         link=mark.link,
         starts_chain=mark.is_point and _starts_chain(marks, place),
     )
+
+
+def _stripes(keys: Sequence[KeyName], x: float, width: float) -> tuple[Stripe, ...]:
+    share = width / max(len(keys), 1)
+    return tuple(Stripe(round(x + n * share, 1), round(share, 1), key.colour) for n, key in enumerate(keys))
+
+
+def _letters(keys: Sequence[KeyName]) -> str:
+    """Return what stands below a bar: A, AB, A+2."""
+    letters = [key.letter for key in keys]
+    return "".join(letters) if len(letters) <= 2 else f"{letters[0]}+{len(letters) - 1}"
 
 
 def _starts_chain(marks: Sequence[Mark], place: int) -> bool:
@@ -177,7 +212,7 @@ def _labels(marks: Sequence[Mark], bars: Sequence[Bar]) -> tuple[AxisLabel, ...]
 
 
 def _names(marks: Iterable[Mark]) -> list[str]:
-    return list(dict.fromkeys(mark.key for mark in marks if mark.is_point))
+    return list(dict.fromkeys(name for mark in marks for name in mark.names))
 
 
 def _letter(number: int) -> str:

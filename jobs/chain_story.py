@@ -17,12 +17,14 @@ from jobs.chain_picture import KeyName, Mark, Picture, draw, name_keys
 from jobs.consequences import ExistingChain
 from jobs.models import ACTIVE, DueState, DueTime, Job, Session, SessionKind
 from jobs.pruning import Waiting, old_chains_waiting
+from jobs.secret_names import RECORDS, RECOVERY, name_of
 from jobs.situation import existing_chains
-from repositories.models import RestorePoint, Slot
+from repositories.models import RestorePoint
 
 MOST_POINTS = 400
 MOST_GAPS = 60
 LEFT_NO_POINT = ("failed", "cancelled", "interrupted")
+ONLY_SHEETS = "recovery keys alone"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class ChainRow:
     point: RestorePoint | None = None
     session: Session | None = None
     due: DueTime | None = None
-    key: KeyName | None = None
+    keys: tuple[KeyName, ...] = ()
+    recovery: int = 0
     chain_number: int = 0
 
 
@@ -65,8 +68,15 @@ def story_of(job: Job, next_at: datetime | None, now: datetime) -> Story:
     marks = sorted([*(_mark(point, now) for point in points), *(mark for mark, _ in gaps)], key=lambda mark: mark.at)
     keys = name_keys(marks)
     rows = [
-        ChainRow(p.kind, p.started_at, point=p, key=keys[key_of(p)], chain_number=numbers.get(str(p.chain.uuid), 0))
-        for p in points
+        ChainRow(
+            point.kind,
+            point.started_at,
+            point=point,
+            keys=tuple(keys[name] for name in keys_of(point) or ("",)),
+            recovery=recovery_keys_of(point),
+            chain_number=numbers.get(str(point.chain.uuid), 0),
+        )
+        for point in points
     ]
     rows += [row for _, row in gaps]
     if next_at is not None:
@@ -90,15 +100,23 @@ def _numbered(job: Job) -> list[NumberedChain]:
 
 
 def key_of(point: RestorePoint) -> str:
-    """Return the name of what opens the point; empty for a plain one."""
-    return " + ".join(slot_name(slot) for slot in point.slots.all())
+    """Return the names of what opens the point, in one line; empty for a plain one."""
+    names = " + ".join(keys_of(point))
+    sheets = recovery_keys_of(point)
+    return (
+        f"{names} and {sheets} recovery key{'' if sheets == 1 else 's'}" if sheets and names != ONLY_SHEETS else names
+    )
 
 
-def slot_name(slot: Slot) -> str:
-    if slot.password is None:
-        return f"{slot.kind} {str(slot.record_uuid)[:8]}, version {slot.version}"
-    name = slot.password.record.name
-    return name if slot.version == 1 else f"{name}, version {slot.version}"
+def keys_of(point: RestorePoint) -> tuple[str, ...]:
+    """Return the names of the passwords and KMS keys that open the point; none for a plain one."""
+    slots = list(point.slots.all())
+    names = tuple(name_of(slot) for slot in slots if slot.kind != RECOVERY)
+    return names or ((ONLY_SHEETS,) if slots else ())
+
+
+def recovery_keys_of(point: RestorePoint) -> int:
+    return sum(slot.kind == RECOVERY for slot in point.slots.all())
 
 
 def _points(job: Job) -> list[RestorePoint]:
@@ -107,7 +125,7 @@ def _points(job: Job) -> list[RestorePoint]:
         RestorePoint.objects.sealed()
         .filter(chain__job_chain__job=job)
         .select_related("chain__repository")
-        .prefetch_related("slots__password__record")
+        .prefetch_related(*(f"slots__{record}" for record in RECORDS))
         .order_by("-started_at", "-pk")[:MOST_POINTS]
     )
     return list(reversed(newest))
@@ -151,7 +169,8 @@ def _mark(point: RestorePoint, now: datetime) -> Mark:
         kind=point.kind,
         at=point.started_at,
         size_bytes=point.size_bytes,
-        key=key,
+        keys=keys_of(point),
+        recovery=recovery_keys_of(point),
         chain=str(point.chain_id),
         title=title + (f"opens with {key}" if key else "not encrypted"),
         link=reverse("point_detail", args=[point.uuid]),

@@ -24,6 +24,11 @@ class Effect(StrEnum):
     EXISTING_CHAIN_STAYS = "existing-chain-stays"  # the same as plain, and repository: a name
     OLD_POINTS_KEEP_OLD_KEY = "old-points-keep-old-key"  # points, record, version, name
     NEW_KEY_OPENS_WHOLE_CHAIN = "new-key-opens-whole-chain"  # points, record, version, name
+    KEY_IS_GONE = "key-is-gone"  # kind, record, version, name: of the job itself, so sessions fail
+    NO_RECOVERY_KEY = "no-recovery-key"  # server: of a KMS job
+    KMS_RELEASES_KEYS = "kms-releases-keys"  # server
+    KMS_OUTAGE = "kms-outage"  # server, outage: cached or fail
+    STRICT_CUSTODY = "strict-custody"  # server
     UP_TO_2N_STAY = "up-to-2n-stay"  # points, keep, bytes (an estimate, null before the first full)
     RUNNING_SESSION_KEEPS_ITS_SETTINGS = "running-session-keeps-its-settings"  # session, state
 
@@ -69,7 +74,13 @@ class ActiveSession:
 
 def consequences(s: Situation, chains: tuple[ExistingChain, ...], active: ActiveSession | None) -> list[Consequence]:
     """Return what saving these settings means, the gravest first."""
-    found = [*_about_encryption(s), *_about_chains(s, chains), *_about_keys(s, chains), _space(s, chains)]
+    found = [
+        *_about_encryption(s),
+        *_about_custody(s),
+        *_about_chains(s, chains),
+        *_about_keys(s, chains),
+        _space(s, chains),
+    ]
     if active is not None:
         params = {"session": active.id, "state": active.state}
         found.append(Consequence(Effect.RUNNING_SESSION_KEEPS_ITS_SETTINGS, params))
@@ -83,6 +94,22 @@ def _about_encryption(s: Situation) -> Iterator[Consequence]:
         yield Consequence(Effect.VAULT_REFUSES_PLAIN, {"repository": s.repository_name})
     disabling = s.chain is not None and s.chain.encrypted
     yield Consequence(Effect.NOT_ENCRYPTED_FROM_NOW if disabling else Effect.NOT_ENCRYPTED, {})
+
+
+def _about_custody(s: Situation) -> Iterator[Consequence]:
+    """Say who can open what is written now, and what has to be there for it."""
+    if s.key_is_gone and s.key is not None:
+        yield Consequence(Effect.KEY_IS_GONE, named(s.key))
+    if s.custody is None:
+        return
+    server = {"server": s.custody.server}
+    if not s.recovery_keys:
+        yield Consequence(Effect.NO_RECOVERY_KEY, server)
+    if s.custody.releases_private_keys:
+        yield Consequence(Effect.KMS_RELEASES_KEYS, server)
+    if s.custody.strict:
+        yield Consequence(Effect.STRICT_CUSTODY, server)
+    yield Consequence(Effect.KMS_OUTAGE, {**server, "outage": s.custody.outage})
 
 
 def _about_chains(s: Situation, chains: tuple[ExistingChain, ...]) -> Iterator[Consequence]:

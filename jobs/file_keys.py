@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from keys.crypto_sealed import CannotOpenSealed
-from keys.crypto_slots import SlotKind
-from keys.passwords import kek_of
-from repositories.catalogue import version_of
+from keys.kms.interface import KmsError
 from repositories.engine.errors import CannotUnwrap, EngineError
 from repositories.engine.layout import Malformed
-from repositories.engine.reader import FileKey, Kek, Secret, inspect, open_container, read_keyring
+from repositories.engine.reader import FileKey, SlotSecrets, open_container, read_keyring
 from repositories.models import RestorePoint
+from repositories.own_secrets import own_secrets
 from repositories.reading import file_key_of
 
 OUT_OF_REACH = "No key of it is in the console's reach: not its own, nor one of a later point."
@@ -35,17 +34,18 @@ class FileKeys:
 def file_keys_of(points: Sequence[RestorePoint]) -> FileKeys:
     """Return the keys of all points of a chain, given from the oldest to the newest.
 
-    Slots are opened only for points whose key is not in the cache, from the newest down; the first keyring that opens
-    gives the keys of everything before it.
+    Slots are opened only for points whose key is not in the cache (a KMS slot by its server), from the newest down; the
+    first keyring that opens gives the keys of everything before it.
     """
     keys = FileKeys()
     for point in points:
         _from_cache(keys, point)
-    learned = False
+    learned = len(keys.known) == len(points)  # nothing to be learned
+    secrets = own_secrets()  # one for all: a server that is away is waited for once
     for place in range(len(points) - 1, -1, -1):
         point = points[place]
         if point.uuid not in keys.known:
-            _from_slots(keys, point)
+            _from_slots(keys, point, secrets)
         if not learned and point.uuid in keys.known and any(p.uuid not in keys.known for p in points[:place]):
             learned = _from_keyring(keys, point, points[:place])
     return keys
@@ -74,33 +74,14 @@ def _from_keyring(keys: FileKeys, point: RestorePoint, earlier: Sequence[Restore
     return True
 
 
-def _from_slots(keys: FileKeys, point: RestorePoint) -> None:
-    reason = keys.closed.get(point.uuid, OUT_OF_REACH)
+def _from_slots(keys: FileKeys, point: RestorePoint, secrets: SlotSecrets) -> None:
+    """Open the file with what the console has for its slots, which asks a KMS."""
     try:
-        for secret in _secrets(point):
-            key = _opened(point, secret)
-            if key is not None:
-                keys.known[point.uuid] = key
+        with closing(open_container(point.path, secrets)) as container:
+            if container.file_key is not None:
+                keys.known[point.uuid] = container.file_key
                 keys.closed.pop(point.uuid, None)
-                return
-    except (EngineError, CannotOpenSealed) as error:
-        reason = str(error)
-    keys.closed[point.uuid] = reason
-
-
-def _secrets(point: RestorePoint) -> list[Secret]:
-    """Return what the console has for the slots of the file."""
-    found: list[Secret] = []
-    for slot in inspect(point.path).slots:
-        version = version_of(slot.record, slot.version) if slot.kind is SlotKind.PASSWORD else None
-        if version is not None:
-            found.append(Kek(kek_of(version)))
-    return found
-
-
-def _opened(point: RestorePoint, secret: Secret) -> bytes | None:
-    try:
-        with closing(open_container(point.path, secret)) as container:
-            return container.file_key
     except CannotUnwrap:
-        return None
+        keys.closed.setdefault(point.uuid, OUT_OF_REACH)
+    except (EngineError, CannotOpenSealed, KmsError) as error:
+        keys.closed[point.uuid] = str(error)

@@ -14,15 +14,14 @@ from typing import Any
 from django import forms
 
 from backupsite.models import User
+from jobs.forms_encryption import NEW_PASSWORD, EncryptionFields, initial_keys
 from jobs.jobs import old_chain_answer
-from jobs.models import Encryption, Job, Level, ScheduleKind
+from jobs.models import Job, Level, ScheduleKind
 from keys.models import PasswordRecord
 from repositories.engine.errors import BadPattern
 from repositories.engine.patterns import Patterns
 from repositories.models import Repository
 
-NEW_PASSWORD = "new"  # noqa: S105  # the choice, not a password
-SHORTEST_PASSWORD = 8
 MOST_POINTS = 3650
 MOST_LINES = 1000
 LONGEST_PATH = 4096
@@ -74,12 +73,7 @@ def _lines_field(label: str, *, rows: int, required: bool, help_text: str) -> fo
     return forms.CharField(label=label, required=required, strip=False, widget=widget, help_text=help_text)
 
 
-def _secret_field(label: str) -> forms.CharField:
-    widget = forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"})
-    return forms.CharField(label=label, required=False, strip=False, max_length=1024, widget=widget)
-
-
-class JobForm(forms.Form):
+class JobForm(EncryptionFields):
     name = forms.CharField(label="Name", max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
     sources = _lines_field(
         "Directories to back up", rows=4, required=True, help_text="Absolute paths on the proxy, one on each line."
@@ -102,25 +96,6 @@ class JobForm(forms.Form):
         initial=Level.FAST,
         help_text="Fast is right for nearly everything; strong is several times slower.",
     )
-    encryption = forms.ChoiceField(
-        label="Encryption", choices=Encryption.choices, initial=Encryption.PASSWORD, widget=forms.RadioSelect
-    )
-    encryption_off_reason = forms.CharField(
-        label="Why without encryption?",
-        max_length=200,
-        required=False,
-        help_text="Needed when the job was encrypted. It is shown on the job and kept in the audit trail.",
-    )
-    password = forms.ChoiceField(label="Password", required=False)
-    new_name = forms.CharField(label="Name of the new password", max_length=100, required=False)
-    new_hint = forms.CharField(
-        label="Hint",
-        max_length=200,
-        required=False,
-        help_text="Stands readable in every backup file: whoever holds a file reads it. Not the password itself.",
-    )
-    new_password = _secret_field("New password")
-    new_password_again = _secret_field("The same again")
     schedule_kind = forms.ChoiceField(label="Runs", choices=ScheduleKind.choices, initial=ScheduleKind.DAILY)
     schedule_time = forms.TimeField(
         label="At",
@@ -147,29 +122,20 @@ class JobForm(forms.Form):
 
     def __init__(self, data: Mapping[str, Any] | None = None, *, job: Job, user: User) -> None:
         super().__init__(data, initial=initial_of(job) if job.pk else None, auto_id="id_%s")
+        self.job = job
+        self.user = user
         for name in ("sources", "repository"):
             self.fields[name].widget.attrs |= ASK_THE_PROXY
-        self.job = job
         self.repositories = Repository.objects.visible_to(user)
-        self.records = list(PasswordRecord.objects.visible_to(user))
-        self._choice("password").choices = [
-            ("", "Choose a password"),
-            *((str(record.uuid), _record_label(record)) for record in self.records),
-            (NEW_PASSWORD, "A new password …"),
-        ]
+        self.offer_keys(user, job)
         repository = self.fields["repository"]
         assert isinstance(repository, forms.ModelChoiceField)
         repository.queryset = self.repositories
         repository.to_field_name = "uuid"
-        self._choice("time_zone").choices = [(zone, zone) for zone in sorted(zoneinfo.available_timezones())]
+        self.choice("time_zone").choices = [(zone, zone) for zone in sorted(zoneinfo.available_timezones())]
         if not job.pk:
             self.initial = {"time_zone": user.time_zone, "schedule_time": "02:00", "old_chain": OldChain.KEEP}
             self._choose_the_only_ones()
-
-    def _choice(self, name: str) -> forms.ChoiceField:
-        field = self.fields[name]
-        assert isinstance(field, forms.ChoiceField)
-        return field
 
     def _choose_the_only_ones(self) -> None:
         """Somebody with one repository or no password yet need not look for them."""
@@ -198,39 +164,9 @@ class JobForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned = self.cleaned_data
-        if cleaned.get("encryption") == Encryption.PASSWORD:
-            self._clean_password(cleaned)
-        elif cleaned.get("encryption") == Encryption.OFF:
-            self._clean_plain(cleaned)
+        self.clean_keys(cleaned)
         self._clean_schedule(cleaned)
         return cleaned
-
-    def _clean_password(self, cleaned: dict[str, Any]) -> None:
-        choice = cleaned.get("password", "")
-        if not choice and "password" not in self.errors:
-            self.add_error("password", "Choose a password, or make a new one.")
-        if choice == NEW_PASSWORD:
-            self._clean_new_password(cleaned)
-
-    def _clean_new_password(self, cleaned: dict[str, Any]) -> None:
-        name, typed = cleaned.get("new_name", ""), cleaned.get("new_password", "")
-        if not name and "new_name" not in self.errors:
-            self.add_error("new_name", "Give the new password a name.")
-        elif PasswordRecord.objects.filter(name=name).exists():
-            self.add_error("new_name", "Another password has this name.")
-        if len(typed) < SHORTEST_PASSWORD:
-            self.add_error("new_password", f"Type at least {SHORTEST_PASSWORD} characters.")
-        elif typed != cleaned.get("new_password_again", ""):
-            self.add_error("new_password_again", "The two differ. Type both again.")
-        if typed and typed in cleaned.get("new_hint", ""):
-            self.add_error("new_hint", "The hint holds the password: it would stand readable in every backup file.")
-
-    def _clean_plain(self, cleaned: dict[str, Any]) -> None:
-        repository = cleaned.get("repository")
-        if repository is not None and repository.requires_encryption:
-            self.add_error("encryption", f"The repository {repository.name} takes encrypted backups only.")
-        if self.was_encrypted and not cleaned.get("encryption_off_reason"):
-            self.add_error("encryption_off_reason", "Say why this job is no longer to be encrypted.")
 
     def _clean_schedule(self, cleaned: dict[str, Any]) -> None:
         kind = cleaned.get("schedule_kind")
@@ -238,23 +174,6 @@ class JobForm(forms.Form):
             self.add_error("schedule_time", "Say when.")
         if kind == ScheduleKind.WEEKLY and not cleaned.get("schedule_weekdays"):
             self.add_error("schedule_weekdays", "Choose at least one day.")
-
-    @property
-    def was_encrypted(self) -> bool:
-        return bool(self.job.pk) and self.initial.get("encryption") == Encryption.PASSWORD
-
-    @property
-    def wants_new_password(self) -> bool:
-        cleaned = self.cleaned_data
-        return cleaned.get("encryption") == Encryption.PASSWORD and cleaned.get("password") == NEW_PASSWORD
-
-    def chosen_record(self) -> PasswordRecord | None:
-        """Return the chosen password; a new one is a record without a row yet."""
-        if self.cleaned_data.get("encryption") != Encryption.PASSWORD:
-            return None
-        if self.wants_new_password:
-            return PasswordRecord(name=self.cleaned_data.get("new_name") or "the new password")
-        return next((r for r in self.records if str(r.uuid) == self.cleaned_data.get("password")), None)
 
     def show_on(self, job: Job) -> Job:
         """Put what an unbound form begins with on a new job, so that the preview fits what is shown."""
@@ -271,9 +190,7 @@ class JobForm(forms.Form):
         for name in COPIED:
             if name in self.cleaned_data:
                 setattr(job, name, self.cleaned_data[name])
-        job.password = self.chosen_record()
-        if job.encryption == Encryption.PASSWORD:
-            job.encryption_off_reason = ""
+        self.put_keys_on(job)
         if job.schedule_kind == ScheduleKind.MANUAL:
             job.schedule_time = None
         if job.schedule_kind != ScheduleKind.WEEKLY:
@@ -290,6 +207,8 @@ COPIED = (
     "level",
     "encryption",
     "encryption_off_reason",
+    "strict_custody",
+    "ask_password",
     "schedule_kind",
     "schedule_time",
     "schedule_weekdays",
@@ -306,7 +225,7 @@ def initial_of(job: Job) -> dict[str, Any]:
         "include": "\n".join(job.include),
         "exclude": "\n".join(job.exclude),
         "repository": job.repository.uuid,
-        "password": str(job.password.uuid) if job.password else "",
+        **initial_keys(job),
         "schedule_weekdays": [str(day) for day in job.schedule_weekdays],
         "old_chain": old_chain_answer(job),
         "version": job.version,
@@ -345,7 +264,3 @@ def clean_patterns(patterns: list[str]) -> list[str]:
     except BadPattern as error:
         raise forms.ValidationError(str(error), code=error.code) from error
     return list(dict.fromkeys(patterns))
-
-
-def _record_label(record: PasswordRecord) -> str:
-    return f"{record.name} (hint: {record.hint})" if record.hint else record.name

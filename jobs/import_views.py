@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import ProtectedError, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -27,7 +27,7 @@ from backupsite.responses import no_store
 from backupsite.roles import Right, requires
 from jobs import answering_chains, questions
 from jobs.job_views import signed_in
-from jobs.models import JobChain, Proxy
+from jobs.models import JobChain, Proxy, Session
 from keys import attempts
 from keys.models import KmsServer
 from keys.passwords import CannotKeep
@@ -71,8 +71,8 @@ def chain_import(request: HttpRequest, uuid: UUID, chain: UUID) -> HttpResponse:
     form = ImportForm(request.POST if request.method == "POST" else None, slots=_passwords(seen))
     form.fields["password"].required = seen.encrypted and "own" not in request.POST
     status = 200
-    if request.method == "POST" and is_strict(chain):
-        form.add_error(None, STRICT)
+    if request.method == "POST" and (refusal := _refusal(chain)):
+        form.add_error(None, refusal)
     elif request.method == "POST" and form.is_valid():
         try:
             _import(request, repository, seen, form)
@@ -83,6 +83,27 @@ def chain_import(request: HttpRequest, uuid: UUID, chain: UUID) -> HttpResponse:
         except WRONG as error:
             form.add_error(None, str(error))
     return _page(request, _context(repository, seen) | {"form": form}, status)
+
+
+@requires(Right.ADMINISTER)
+@require_http_methods(["GET", "HEAD", "POST"])
+def chain_forget(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Take an imported chain out of the catalogue; its files stay where they are."""
+    imported = Chain.objects.visible_to(request.user).filter(imported_at__isnull=False, job_chain=None)
+    chain = get_object_or_404(imported.select_related("repository"), uuid=uuid)
+    held = ""
+    if request.method == "POST":
+        try:
+            with transaction.atomic():
+                before = {"repository": chain.repository.name, "points": chain.points.count()}
+                audit.record(request, "imported chain forgotten", chain, before=before, severity=Severity.HIGH)
+                importing.forget(chain)
+        except ProtectedError as error:
+            held = ", ".join(sorted({str(row) for row in error.protected_objects})[:5])
+        else:
+            messages.success(request, f"The chain of {chain.job_name} is forgotten; its files were not touched.")
+            return redirect("foreign_chains", chain.repository.uuid)
+    return render(request, "repositories/chain_forget.html", {"chain": chain, "held": held})
 
 
 class WrongPassword(Exception):
@@ -100,6 +121,14 @@ WRONG = (
 
 
 STRICT = "The job of this chain keeps no key here (strict custody). If its KMS is gone, make a recovery request."
+
+
+def _refusal(chain_id: UUID) -> str:
+    """Say why a chain is not opened here now; empty if it may be."""
+    writing = Session.objects.active().filter(claimed_settings__chain=str(chain_id)).first()
+    if writing is not None and not Chain.objects.filter(uuid=chain_id).exists():
+        return f"A session of {writing.job_name} is writing this chain now, and registers it itself."
+    return STRICT if is_strict(chain_id) else ""
 
 
 def is_strict(chain_id: UUID) -> bool:
@@ -210,24 +239,27 @@ class FileRow:
 def _context(repository: Repository, seen: SeenChain) -> dict[str, Any]:
     chain = Chain.objects.filter(uuid=seen.chain_id, repository=repository).first()
     points = {point.uuid: point for point in chain.points.all()} if chain else {}
-    rows = [_row(file, points, public_bytes()) for file in reversed(seen.files)]
+    ours = public_bytes()
+    rows = [_row(file, points, ours) for file in reversed(seen.files)]
     apart = [row for row in rows if row.file.standing in importing.SET_APART]
-    closed = sum(row.state in (CLOSED, UNOPENED) for row in rows)
+    others = [row for row in rows if row.file.standing not in importing.SET_APART]
+    waits = any(row.state in (CLOSED, UNOPENED) or row.file.standing == Standing.ORPHAN for row in rows)
+    kinds = {slot.kind for slot in seen.slots}
     return {
         "repository": repository,
         "chain_id": seen.chain_id,
         "seen": seen,
         "chain": chain,
-        "rows": [*apart, *(row for row in rows if row not in apart)][:FILES_SHOWN],
+        "rows": [*apart, *others][:FILES_SHOWN],
         "left_out": max(0, len(rows) - FILES_SHOWN),
         "apart": len(apart),
-        "closed": closed if seen.encrypted else 0,
-        "waits": closed or not chain,
+        "waits": waits or not chain,
         "length": sum(file.length for file in seen.files),
         "own": any(slot.here for slot in seen.slots),
-        "servers": any(slot.kind == "kms" for slot in seen.slots) and KmsServer.objects.exists(),
+        "kms": "kms" in kinds,
+        "servers": "kms" in kinds and KmsServer.objects.exists(),
         "strict": STRICT if is_strict(seen.chain_id) else "",
-        "recovery": any(slot.kind == "recovery" for slot in seen.slots),
+        "recovery": "recovery" in kinds,
         "requests": open_requests(repository, seen.chain_id),
     }
 

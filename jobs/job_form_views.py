@@ -29,6 +29,8 @@ from jobs.job_views import signed_in
 from jobs.models import Encryption, Job, Proxy
 from jobs.planning import PlanRefused
 from jobs.source_check import Answer, check_sources
+from keys.kms.interface import KmsError
+from keys.kms_servers import key_for
 from keys.models import PasswordRecord
 from keys.passwords import create_record
 
@@ -53,7 +55,7 @@ def job_new(request: HttpRequest) -> HttpResponse:
 @sensitive_post_parameters("new_password", "new_password_again")
 @require_http_methods(["GET", "HEAD", "POST"])
 def job_edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    jobs = Job.objects.visible_to(request.user).select_related("repository", "password", "proxy")
+    jobs = Job.objects.visible_to(request.user).select_related("repository", "password", "kms_key__server", "proxy")
     return _form_page(request, get_object_or_404(jobs, uuid=uuid))
 
 
@@ -90,7 +92,8 @@ def _shown(request: HttpRequest, form: JobForm, job: Job, more: dict[str, Any] |
 
 def _preview(form: JobForm, job: Job) -> Preview | None:
     """Return what the next session would do, if enough is known: a repository, and what protects the files."""
-    if getattr(job, "repository", None) is None or (job.encryption == Encryption.PASSWORD and job.password is None):
+    missing = {Encryption.PASSWORD: job.password is None, Encryption.KMS: job.kms_key is None}
+    if getattr(job, "repository", None) is None or missing.get(Encryption(job.encryption), False):
         return None
     return preview_of(job, detach=form.is_bound and form.cleaned_data.get("old_chain") == OldChain.DETACH)
 
@@ -102,13 +105,17 @@ def _checked(request: HttpRequest, form: JobForm, job: Job, timeout_seconds: flo
 
 
 def _saved(request: HttpRequest, form: JobForm, job: Job, answer: Answer) -> HttpResponse:
-    before = Job.objects.select_related("repository", "password").filter(pk=job.pk).first()
+    before = Job.objects.select_related("repository", "password", "kms_key__server").filter(pk=job.pk).first()
     try:
+        _make_kms_key(request, form, job)
         with transaction.atomic():
             saved = _save(request, form, job)
             _record(request, before, saved)
     except job_cases.AnswerChanged:
         return _again(request, form, before or job, {"changed": True})
+    except KmsError as error:
+        form.add_error("kms_server", f"Nothing was saved: {error}")
+        return _shown(request, form, job)
     except job_cases.EditedMeanwhile:
         return _again(request, form, before or job, {"edited": True})
     except (job_cases.ReasonNeeded, PlanRefused, IntegrityError):  # or a name was taken meanwhile: the form finds it
@@ -126,6 +133,8 @@ def _save(request: HttpRequest, form: JobForm, job: Job) -> Job:
     """
     cleaned = form.cleaned_data
     digest = cleaned["digest"]
+    if "kms_digest" in cleaned:
+        digest = cleaned["kms_digest"]
     if form.wants_new_password:
         Job.objects.select_for_update().filter(pk=job.pk).first()
         if digest != digest_of(job):
@@ -139,10 +148,27 @@ def _save(request: HttpRequest, form: JobForm, job: Job) -> Job:
     return saved
 
 
+def _make_kms_key(request: HttpRequest, form: JobForm, job: Job) -> None:
+    """Let the server make the key pair that the job is saved with, before any row is locked. Raises KmsError.
+
+    A pair that was made for a save which then is refused stays, and is the job's when it is saved again.
+    """
+    key = job.kms_key
+    if key is None or key.pk:
+        return
+    if form.cleaned_data["digest"] != digest_of(job):
+        raise job_cases.AnswerChanged(preview_of(job).plan)
+    job.kms_key = key_for(key.server, owner=job.uuid, owner_name=job.name, by=signed_in(request))
+    after = {"server": key.server.name, "job": job.name, "version": job.kms_key.newest().number}
+    audit.record(request, "KMS key created", job.kms_key, after=after, severity=Severity.NOTICE)
+    form.cleaned_data["kms_digest"] = digest_of(job)
+
+
 def _make_record(request: HttpRequest, form: JobForm) -> PasswordRecord:
     cleaned = form.cleaned_data
     record = create_record(cleaned["new_name"], cleaned["new_hint"], cleaned["new_password"], signed_in(request))
-    audit.record(request, "create password", record)
+    after = {"name": record.name, "hint": record.hint, "strength": record.newest().strength}
+    audit.record(request, "password created", record, after=after, severity=Severity.NOTICE)
     return record
 
 
@@ -180,6 +206,9 @@ def _facts(job: Job) -> dict[str, Any]:
         "level": job.level,
         "encryption": job.encryption,
         "password": job.password.name if job.password else None,
+        "kms": job.kms_key.server.name if job.kms_key else None,
+        "strict_custody": job.strict_custody,
+        "ask_password": job.ask_password,
         "reason": job.encryption_off_reason,
         "schedule": job.schedule_kind,
         "time": job.schedule_time.isoformat() if job.schedule_time else None,

@@ -35,7 +35,7 @@ def with_latest(jobs: QuerySet[Job]) -> QuerySet[Job]:
     ended = sessions.exclude(state__in=ACTIVE)
     points = RestorePoint.objects.sealed().filter(chain__job_chain__job=OuterRef("pk"))
     summed = points.order_by().values("chain__job_chain__job")
-    return jobs.select_related("repository", "password", "proxy").annotate(
+    return jobs.select_related("repository", "password", "kms_key__server", "proxy").annotate(
         last_id=Subquery(ended.values("pk")[:1]),
         last_state=Subquery(ended.values("state")[:1]),
         active_id=Subquery(sessions.filter(state__in=ACTIVE).values("pk")[:1]),

@@ -182,5 +182,5 @@ def _delete(request: HttpRequest, job: Job) -> None:
 
 
 def _job(request: HttpRequest, uuid: UUID) -> Job:
-    jobs = Job.objects.visible_to(request.user).select_related("repository", "password", "proxy")
+    jobs = Job.objects.visible_to(request.user).select_related("repository", "password", "kms_key__server", "proxy")
     return get_object_or_404(jobs, uuid=uuid)

@@ -36,6 +36,9 @@ EDITED = (
     "level",
     "encryption",
     "password",
+    "kms_key",
+    "strict_custody",
+    "ask_password",
     "encryption_off_reason",
     "schedule_kind",
     "schedule_time",
@@ -77,7 +80,7 @@ def save_job(job: Job, *, expected_version: int | None, digest: str) -> Job:
     `digest` is that of the answer that was shown. Raises EditedMeanwhile (also when `expected_version` is not the
     row's), AnswerChanged, ReasonNeeded, and PlanRefused where a repository takes encrypted backups only.
     """
-    row = _locked(job, expected_version) if job.pk else Job()
+    row = _locked(job, expected_version) if job.pk else Job(uuid=job.uuid)
     before = (schedule_of(row), row.encryption) if job.pk else None
     now = database_now()
     if before and schedule_of(job) != before[0]:

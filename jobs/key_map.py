@@ -168,10 +168,15 @@ def span_of(points: RestorePointQuerySet) -> Span:
 
 def secrets(found: Iterable[Use]) -> dict[tuple[UUID, int], Secret]:
     """Return the names of what is used, by record and version: three queries, whatever their number."""
-    hints = {use.place: use for use in found}
-    records = {record for record, _ in hints}
-    named = {secret.place: secret.secret for secret in (*_passwords(records), *_kms_keys(records), *_recovery(records))}
-    return {place: named.get(place) or _stranger(use) for place, use in hints.items()}
+    by_place = {use.place: use for use in found}
+    known = named({record for record, _ in by_place})
+    return {place: known.get(place) or _stranger(use) for place, use in by_place.items()}
+
+
+def named(records: set[UUID]) -> dict[tuple[UUID, int], Secret]:
+    """Return every version of these records by record and version; a stranger's is not there."""
+    found = (*_passwords(records), *_kms_keys(records), *_recovery(records))
+    return {(secret.record, secret.version): secret for secret in found}
 
 
 def secrets_of(point: RestorePoint) -> tuple[list[Slot], list[Slot]]:
@@ -186,38 +191,32 @@ def secrets_of(point: RestorePoint) -> tuple[list[Slot], list[Slot]]:
     return own, sorted(through, key=lambda slot: (slot.kind, name_of(slot)))
 
 
-@dataclass(frozen=True)
-class _Named:
-    place: tuple[UUID, int]
-    secret: Secret
-
-
 def _use(*row: Any) -> Use:  # noqa: ANN401 - columns as the database gives them
     kind, record, version, hint, chain = row[:5]
     return Use(kind, record, version, hint, chain, Span(*row[5:9]), Span(*row[9:13]), row[13])
 
 
-def _passwords(records: set[UUID]) -> Iterable[_Named]:
+def _passwords(records: set[UUID]) -> Iterable[Secret]:
     rows = PasswordVersion.objects.filter(record__uuid__in=records).select_related("record")
     for row in rows.only("number", "record__uuid", "record__name", "record__lost_at"):
         record = row.record
         state = "declared lost" if record.lost_at else ""
         name = versioned(record.name, row.number)
-        yield _Named((record.uuid, row.number), Secret("password", record.uuid, row.number, name, record.uuid, state))
+        yield Secret("password", record.uuid, row.number, name, record.uuid, state)
 
 
-def _kms_keys(records: set[UUID]) -> Iterable[_Named]:
+def _kms_keys(records: set[UUID]) -> Iterable[Secret]:
     for row in KmsKeyVersion.objects.filter(key__uuid__in=records).select_related("key__server"):
         key = row.key
         name = versioned(f"{key.server.name} / {key.owner_name}", row.number)
         state = "" if row.state == "active" else row.get_state_display()
-        yield _Named((key.uuid, row.number), Secret("kms", key.uuid, row.number, name, key.server.uuid, state))
+        yield Secret("kms", key.uuid, row.number, name, key.server.uuid, state)
 
 
-def _recovery(records: set[UUID]) -> Iterable[_Named]:
+def _recovery(records: set[UUID]) -> Iterable[Secret]:
     for key in RecoveryKey.objects.filter(uuid__in=records).only("uuid", "name", "retired_at"):
         state = "retired" if key.retired_at else ""
-        yield _Named((key.uuid, 1), Secret("recovery", key.uuid, 1, key.name, key.uuid, state))
+        yield Secret("recovery", key.uuid, 1, key.name, key.uuid, state)
 
 
 def _stranger(use: Use) -> Secret:

@@ -12,11 +12,16 @@ Result codes (`result_code`, `result_params`):
         verified             depth, notes
         damaged              damages, damaged_files (0: everything can still be restored)
         rewrapped            written, passed, refused, closed, points
+        kms-polled           server, keys, pairs, rotated
+        kms-doubt            server, problems (sentences)
+        kms-keys-closed      server, points, keys (each: key, state, points, with_another_slot, jobs, first, last)
     failed
         damaged              damages, damaged_files
+        kms-keys-closed      as above: destroyed, or gone
+        kms-away, kms-untrusted, kms-refused, kms-key-gone, kms-garbage, kms-missing, kms-wrap-refused, kms-server-gone
         protection-changed   job
         plaintext-refused    repository
-        key-out-of-reach     what
+        key-out-of-reach     what, because (a code of keys.kms.interface or of the engine, or empty)
         job-gone, point-gone, order-unreadable
         source-in-repository path, repository
         source-in-state-folder path
@@ -46,8 +51,9 @@ Result codes (`result_code`, `result_params`):
         stopped-outside      (nothing): the console was stopped
 
 Codes of log lines: plan, adopted, leftover-removed, resumed, unfinished-held, sockets-skipped, chain-damaged,
-deletion-finished, pruned, tidy-up-failed, log-rest, protocol, damaged-part, damaged-file, verify-note, done, stopped,
-failed, rewrap-started, rewrap-closed, rewrap-refused, and the codes of the engine's warnings.
+deletion-finished, pruned, tidy-up-failed, custody-strict, custody-not-strict, log-rest, protocol, damaged-part,
+damaged-file, verify-note, kms-asked, kms-rotated, kms-opened-again, kms-problem, kms-key-closed, rewrap-started,
+rewrap-closed, rewrap-refused, done, stopped, failed, and the codes of the engine's warnings.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ Reasons and their parameters:
     encryption-disabled     (none)
     active-full             (none)
     run-complete            points, keep
-    key-gone                record, version, name; points: how many stay closed
-    key-changed             old_record, old_version, old_name, record, version, name; same_record: a new version of it
+    key-gone                kind, record, version, name; points: how many stay closed
+    key-changed             old_kind, old_record, old_version, old_name, kind, record, version, name; same_record: a new
+                            version of it
     changes-since-parent    parent: the point's id; sequence, started_at (ISO 8601, UTC)
 
 Refusals (`PlanRefused`): vault-refuses-plain: repository (a name).
@@ -65,11 +66,12 @@ class PlanRefused(Exception):
 
 @dataclass(frozen=True)
 class Key:
-    """A recipient: one version of a key record. Names are for reading and never compared."""
+    """A recipient: one version of a key record. Its name and kind are for reading and never compared."""
 
     record: str
     version: int
     name: str = field(default="", compare=False)
+    kind: str = field(default="password", compare=False)  # or kms
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,16 @@ class CurrentChain:
 
 
 @dataclass(frozen=True)
+class Custody:
+    """What a KMS job says of its server, for `jobs.consequences`; the table does not ask for it."""
+
+    server: str
+    outage: str  # cached or fail
+    releases_private_keys: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True)
 class Situation:
     """The facts: the job as it is (or would be saved), and what stands in the catalogue."""
 
@@ -109,6 +121,9 @@ class Situation:
     requires_encryption: bool = False
     full_requested: bool = False
     new_chain_requested: bool = False
+    key_is_gone: bool = False  # the job's own: nothing may be sealed for it
+    custody: Custody | None = None
+    recovery_keys: int = 0  # active ones
     repository_name: str = field(default="", compare=False)
 
 
@@ -203,7 +218,7 @@ def _changed(old: tuple[Key, ...], new: Key | None) -> Params:
 
 
 def named(key: Key) -> Params:
-    return {"record": key.record, "version": key.version, "name": key.name}
+    return {"kind": key.kind, "record": key.record, "version": key.version, "name": key.name}
 
 
 def _parent(newest: Newest) -> Params:

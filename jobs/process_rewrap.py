@@ -18,9 +18,13 @@ from jobs.protocol import Event, Heads, HeadSaid, Noted, PointFile, RewrapDone, 
 from repositories.engine.expectation import Expected
 from repositories.engine.head import Head
 from repositories.engine.observer import PROGRESS_INTERVAL_SECONDS, Progress
-from repositories.engine.rewrap_many import Exchange, KnownFile, Rewrapped, rewrap_many
+from repositories.engine.rewrap_many import Exchange, KnownFile, Rewrapped, obstacle_of, rewrap_many
 
 BATCH = 100
+OBSTACLES = {
+    "immutable": "The file has the attribute “immutable”.",
+    "append-only": "The file has the attribute “append only”.",
+}
 
 
 class Worker(Protocol):
@@ -37,7 +41,7 @@ def rewrap_chain(request: RewrapRequest, worker: Worker) -> RewrapDone:
     """Rewrap every point of the request that has a key, the newest last. A wish to stop ends it between two points."""
     files = [_known(point, request) for point in request.points]
     wanted = Exchange(request.add.all(), request.remove)
-    telling = _Telling(worker, len(files))
+    telling = _Telling(worker, files)
     for result in rewrap_many(files, wanted, worker.cancelled):
         telling.take(result)
     return telling.end()
@@ -46,8 +50,9 @@ def rewrap_chain(request: RewrapRequest, worker: Worker) -> RewrapDone:
 class _Telling:
     """Collects what became of each file, and passes it on in time."""
 
-    def __init__(self, worker: Worker, total: int) -> None:
-        self._worker, self._total = worker, total
+    def __init__(self, worker: Worker, files: list[KnownFile]) -> None:
+        self._worker, self._total = worker, len(files)
+        self._paths = {file.expected.file_id: file.path for file in files}
         self._counts: Counter[str] = Counter()
         self._heads: list[HeadSaid] = []
         self._told_at = 0.0
@@ -55,7 +60,7 @@ class _Telling:
     def take(self, result: Rewrapped) -> None:
         if result.head is None:
             self._counts["refused"] += 1
-            self._worker.send(Noted("warning", "rewrap-refused", str(result.problem)))
+            self._worker.send(Noted("warning", "rewrap-refused", self._why(result)))
         else:
             self._counts["written" if result.written else "passed"] += 1
             self._heads.append(head_said(result.head))
@@ -74,6 +79,11 @@ class _Telling:
             refused=self._counts["refused"],
             stopped=done < self._total,
         )
+
+    def _why(self, result: Rewrapped) -> str:
+        assert result.problem is not None, "without a head there is an error"
+        code = obstacle_of(result.problem, self._paths[result.file_id])
+        return " ".join(filter(None, (str(result.problem), OBSTACLES.get(code, ""))))
 
     def _pass_on(self) -> None:
         if self._heads:

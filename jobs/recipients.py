@@ -1,27 +1,42 @@
 """Whom the next point of a job is sealed for: its password or KMS key, and every active recovery key.
 
-It fails closed: a row that the console does not vouch for, or a key out of reach, raises CannotOpenSealed, and nothing
-is written. What a change of these means for the chain is decided in `jobs.planning`.
+It fails closed: a row that the console does not vouch for, a key out of reach (CannotOpenSealed) or a KMS whose outage
+policy forbids it (KmsError) raises, and nothing is written. What a change of these means for the chain is decided in
+`jobs.planning`.
 """
 
 from __future__ import annotations
 
+from django.utils import timezone
+
 from jobs.models import Encryption, Job
 from jobs.protocol import Recipients
 from keys.crypto_recipients import PasswordRecipient
+from keys.kms_servers import check_may_wrap
 from keys.models import PasswordRecord, PasswordVersion
-from keys.passwords import costs_of, kek_of
+from keys.passwords import PasswordLost, costs_of, is_lost, kek_of
 from keys.public_recipients import kms_recipient, recovery_recipients
 
 
 def recipients_of(job: Job) -> Recipients:
-    """Return whom a file of the job is wrapped for; nobody where it is not to be encrypted. Raises CannotOpenSealed."""
+    """Return whom a file of the job is wrapped for; nobody where it is not to be encrypted.
+
+    Raises CannotOpenSealed, KmsError, PasswordLost.
+    """
     if job.encryption == Encryption.OFF:
         return Recipients()
     recovery = recovery_recipients()
     if job.kms_key is not None:
-        return Recipients(kms=(kms_recipient(job.kms_key.newest()),), recovery=recovery)
+        version = job.kms_key.newest()
+        recipient = kms_recipient(version)
+        check_may_wrap(version, timezone.now())
+        return Recipients(kms=(recipient,), recovery=recovery)
     assert job.password is not None, "an encrypted job has a password or a KMS key"
+    if is_lost(job.password.newest()):
+        raise PasswordLost(
+            f"The password {job.password.name} was declared lost: nothing is sealed for it. Choose another for "
+            f"{job.name}, or change this one."
+        )
     return Recipients(passwords=(password_recipient(job.password),), recovery=recovery)
 
 

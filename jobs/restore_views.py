@@ -27,16 +27,19 @@ from backupsite.roles import Right, may, requires
 from jobs import questions
 from jobs.asking import asks_password
 from jobs.byte_paths import crumbs, path_of, quoted
-from jobs.chain_story import key_of, slot_name
+from jobs.chain_story import key_of
 from jobs.download import start_download
 from jobs.forms_filters import Place, place_or_none, uuid_or_none
 from jobs.forms_restore import RestoreForm, selected
 from jobs.job_views import signed_in
+from jobs.key_map import secrets_of
 from jobs.models import Job, JobChain, Pin, Proxy, Session
+from jobs.secret_names import RECORDS, name_of
 from jobs.session_views import page_url
 from jobs.sessions import PointGone, start_restore, start_verify
 from jobs.targets import TargetRefused
 from keys.crypto_sealed import CannotOpenSealed
+from keys.kms.interface import KmsError
 from repositories.engine.entries import Entry, EntryType
 from repositories.engine.errors import EngineError, text
 from repositories.models import RestorePoint
@@ -45,7 +48,7 @@ from repositories.reading import open_point
 PAGE = 50
 SHOWN_IN_A_FOLDER = 2000
 BROWSING_IS_NEW_AFTER = timedelta(hours=1)
-CANNOT_READ = (EngineError, CannotOpenSealed, OSError)
+CANNOT_READ = (EngineError, CannotOpenSealed, KmsError, OSError)
 
 
 @requires(Right.RESTORE)
@@ -59,7 +62,7 @@ def restore_start(request: HttpRequest) -> HttpResponse:
         points = points.filter(chain__job_chain__job__uuid=job)
     if after:
         points = points.filter(started_at__lte=after.at).exclude(started_at=after.at, pk__gte=after.pk)
-    related = points.select_related("chain__repository").prefetch_related("slots__password__record")
+    related = points.select_related("chain__repository").prefetch_related(*(f"slots__{record}" for record in RECORDS))
     found = list(related.order_by("-started_at", "-pk")[: PAGE + 1])
     context = {
         "points": [(point, key_of(point)) for point in found[:PAGE]],
@@ -78,10 +81,12 @@ def restore_start(request: HttpRequest) -> HttpResponse:
 def point_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     point = _point(request, uuid)
     later = point.chain.points.sealed().filter(sequence__gt=point.sequence).order_by("-sequence")
+    own, through = secrets_of(point)
     context = {
         "point": point,
         "job": _job_of(point),
-        "slots": [(slot, slot_name(slot)) for slot in point.slots.select_related("password__record")],
+        "slots": [(slot, name_of(slot)) for slot in own],
+        "through": [(slot, name_of(slot)) for slot in through],
         "newest": later.first(),
         "earlier": point.chain.points.sealed().filter(sequence__lt=point.sequence).count(),
         "children": point.children.count(),
@@ -234,6 +239,8 @@ def _unreadable(request: HttpRequest, point: RestorePoint, error: Exception, *, 
     """Say on a page of its own why nothing can be shown; out of a fragment the browser is sent to that page."""
     if wants_fragment(request):
         return go_to(request, request.get_full_path())
+    if isinstance(error, KmsError):
+        status = 503
     context = {"point": point, "job": _job_of(point), "error": str(error), "code": getattr(error, "code", "")}
     return render(request, "jobs/point_unreadable.html", context, status=status)
 

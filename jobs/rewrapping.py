@@ -17,6 +17,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 
 from backupsite.audit import record_for
 from backupsite.models import Severity
@@ -32,6 +33,7 @@ from jobs.rewrap_orders import Order, Wanted, order_of, points_in
 from jobs.session_log import SessionLog
 from keys.crypto_recipients import KmsRecipient, PasswordRecipient, RecoveryRecipient
 from keys.crypto_sealed import CannotOpenSealed
+from keys.kms_servers import check_may_wrap
 from keys.public_recipients import kms_recipient, recovery_recipients
 from repositories.catalogue import SlotFor, kms_version_of, points_of, version_of
 from repositories.heads import HeadNow, store_heads
@@ -72,7 +74,7 @@ def finish(session: Session, held: Claim, request: Request, end: End, log: Sessi
     assert isinstance(request, RewrapRequest)
     numbers = held_row(held).values_list("claimed_settings", "cancel_requested_at").first()
     settings, wished_at = numbers or (session.claimed_settings, None)
-    outcome = _ended_early(end) if isinstance(end, Failed) else _outcome(end, settings, wished=wished_at is not None)
+    outcome = _ended_early(end) if isinstance(end, Failed) else outcome_of(end, settings, wished=wished_at is not None)
     chain = Chain.objects.filter(uuid=request.chain_id).first()
     after = {"session": str(session.uuid), "state": str(outcome.state), "result": outcome.code, **outcome.params}
     with transaction.atomic():
@@ -88,7 +90,10 @@ def after(session: Session, log: SessionLog) -> None:
 
 
 def recipients_of(order: Order) -> Recipients:
-    """Return whom to wrap for. Raises SessionFailed for a record that is gone or retired, CannotOpenSealed."""
+    """Return whom to wrap for.
+
+    Raises SessionFailed for a record that is gone or retired, CannotOpenSealed, and keys.kms_servers.WrapRefused.
+    """
     active = {recipient.record: recipient for recipient in recovery_recipients()}
     return Recipients(
         passwords=tuple(_password(one) for one in order.add if one.kind == "password"),
@@ -122,7 +127,9 @@ def _kms(wanted: Wanted) -> KmsRecipient:
     version = kms_version_of(wanted.record, wanted.version)
     if version is None:
         raise _gone(wanted)
-    return kms_recipient(version)
+    recipient = kms_recipient(version)
+    check_may_wrap(version, timezone.now())
+    return recipient
 
 
 def _recovery(wanted: Wanted, active: dict[UUID, RecoveryRecipient]) -> RecoveryRecipient:
@@ -169,7 +176,8 @@ def _ended_early(end: Failed) -> Outcome:
     return Outcome(found.state, found.code, {**found.params, "rewrap": True}, message)
 
 
-def _outcome(end: End, settings: dict[str, int], *, wished: bool) -> Outcome:
+def outcome_of(end: End, settings: dict[str, int], *, wished: bool) -> Outcome:
+    """Return what a process that came to its end means; `settings` are those that the session claimed."""
     assert isinstance(end, RewrapDone)
     points, closed = settings.get("points", 0), settings.get("closed", 0)
     done = end.written + end.passed

@@ -1,7 +1,8 @@
 """What a worker does with one session, from the claim to the stored end.
 
 Each kind of session has a module that says what its process is told and what becomes of the answer: `backing_up`,
-`restoring`, `verifying`. Delivery is at least once, so a worker that can't claim leaves without a word.
+`restoring`, `verifying`; or that does its work here, without a process: `kms_polling`. Delivery is at
+least once, so a worker that can't claim leaves without a word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TypeVar
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from jobs import backing_up, restoring, rewrapping, verifying
+from jobs import backing_up, kms_polling, restoring, rewrapping, verifying
 from jobs.admission import admit
 from jobs.leases import Claim, Stale, claim, kept, renew
 from jobs.models import DONE_WELL, Session, SessionKind, State
@@ -46,11 +47,21 @@ class Kind:
     storing: Callable[[Session, Claim], Callable[[list[HeadSaid]], None]] | None = None
 
 
-KINDS: dict[str, Kind] = {
+@dataclass(frozen=True)
+class InWorker:
+    """A kind that needs no process: it reads no source and no repository, and ends within a bounded time. `work` looks
+    for the wish to stop by itself.
+    """
+
+    work: Callable[[Session, Claim, SessionLog], Outcome]
+
+
+KINDS: dict[str, Kind | InWorker] = {
     SessionKind.BACKUP: Kind(backing_up.prepare, backing_up.finish, backing_up.after),
     SessionKind.RESTORE: Kind(restoring.prepare, restoring.finish, restoring.after),
     SessionKind.VERIFY: Kind(verifying.prepare, verifying.finish, verifying.after),
     SessionKind.REWRAP: Kind(rewrapping.prepare, rewrapping.finish, rewrapping.after, rewrapping.storing),
+    SessionKind.KMS_POLL: InWorker(kms_polling.work),
 }
 
 
@@ -98,6 +109,9 @@ def _outcome(session: Session, held: Claim, log: SessionLog) -> Outcome:
     kind = KINDS.get(session.kind)
     if kind is None:
         raise SessionFailed("unknown-kind", f"There is no session of kind {session.kind}.", kind=session.kind)
+    if isinstance(kind, InWorker):
+        with kept(held):
+            return kind.work(session, held, log)
     full = state_disk_full()
     if full is not None:
         return failure(full)

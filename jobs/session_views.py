@@ -47,6 +47,7 @@ LINES_WITHOUT_NAMES = (
     "log-rest",
     "done",
 )
+WITHOUT_NAMES = (SessionKind.KMS_POLL,)  # kinds that read no file: whoever sees them sees all of them
 SAYS_NO_NAME = (
     "",
     "restored",
@@ -125,7 +126,8 @@ def session_detail(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Show a session; while it is active, its fragment asks for itself every second."""
     session = _session(request, uuid)
     read_from = session.source_point
-    names = may(request.user, Right.RESTORE) and not (read_from and must_ask(request, read_from))
+    may_see = may(request.user, Right.RESTORE) and not (read_from and must_ask(request, read_from))
+    names = may_see or session.kind in WITHOUT_NAMES
     level = request.GET.get("level", "")
     context = {
         "session": session,

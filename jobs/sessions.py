@@ -85,7 +85,7 @@ def start_backup(job: Job, *, by: User | None, due_time: DueTime | None = None, 
             due_time=due_time,
             requested_by=by,
         )
-        _admit_soon()
+        admit_soon()
     return session
 
 
@@ -106,7 +106,7 @@ def start_restore(point: RestorePoint, *, by: User | None, paths: list[bytes], i
         record_for(
             by, "restore requested", point, after={"session": str(session.uuid), "paths": len(paths), "into": into}
         )
-        _admit_soon()
+        admit_soon()
     return session
 
 
@@ -116,7 +116,7 @@ def start_verify(point: RestorePoint, *, by: User | None, depth: str = "quick") 
         raise ValueError(f"A verify is {' or '.join(DEPTHS)}; not {depth!r}.")
     with transaction.atomic():
         session = _start_reader(point, SessionKind.VERIFY, by, {"depth": depth})
-        _admit_soon()
+        admit_soon()
     return session
 
 
@@ -142,7 +142,7 @@ def request_cancel(session: Session) -> bool:
             result_message="Stopped before it began.",
         ):
             Pin.objects.filter(session=session).delete()
-            _admit_soon()
+            admit_soon()
             return True
     running = Session.objects.filter(pk=session.pk, state=State.RUNNING, cancel_requested_at=None)
     return running.update(cancel_requested_at=Now()) == 1
@@ -189,7 +189,7 @@ def _start_reader(point: RestorePoint, kind: SessionKind, by: User | None, setti
     return session
 
 
-def _admit_soon() -> None:
+def admit_soon() -> None:
     transaction.on_commit(
         _admit, robust=True
     )  # a failed admission is repeated by the next tick and must not undo the start

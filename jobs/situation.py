@@ -1,5 +1,9 @@
 """Where the planner's facts come from: a job as it stands (or as a form would save it), its chains, and its catalogue.
 
+A key is gone for good when its server destroyed the pair, or when an administrator declared it lost; that the console
+may still have a file key in its cache changes nothing: it would be the only one that opens what follows. A server that
+does not answer, or a key that is disabled, is out of reach, which is never a reason for a full.
+
 Nothing is decided here. `situation_of` reads encryption, password, repository and the number of points from the
 instance that it is given, saved or not, and the rest from the database.
 """
@@ -13,10 +17,16 @@ from django.db.models import Count, Max, Min, Q, Sum
 
 from jobs.consequences import ActiveSession, Consequence, ExistingChain, KeyUse, consequences
 from jobs.models import Encryption, Job, JobChain, SessionKind
-from jobs.planning import CurrentChain, Key, Newest, Situation
+from jobs.planning import CurrentChain, Custody, Key, Newest, Situation
+from keys.models import RecoveryKey
+from keys.models.kms import CLOSED_FOR_GOOD
+from keys.passwords import is_lost
 from repositories.models import Chain, Kind, RestorePoint, Slot
 
-RECIPIENTS = ("password",)  # the slots that a job chooses; recovery keys are on every point and change nothing
+RECIPIENTS = ("password", "kms")  # the slots that a job chooses; recovery keys are on every point and change nothing
+
+
+NAMES = ("password__record__name", "kms__key__owner_name", "kms__key__server__name")
 
 
 def situation_of(job: Job) -> Situation:
@@ -33,6 +43,9 @@ def situation_of(job: Job) -> Situation:
         new_chain_requested=job.new_chain_requested,
         had_chain=bool(job.pk) and _has_points(job),
         chain=_current(chain) if chain else None,
+        key_is_gone=_wanted_is_gone(job),
+        custody=_custody(job),
+        recovery_keys=RecoveryKey.objects.active().count(),
     )
 
 
@@ -40,9 +53,36 @@ def wanted_key(job: Job) -> Key | None:
     """Return what the next point is sealed for; None is unencrypted. A password not made yet has no record id."""
     if job.encryption == Encryption.OFF:
         return None
+    if job.encryption == Encryption.KMS:
+        return _wanted_kms_key(job)
     if job.password is None or not job.password.pk:
         return Key("", 0, job.password.name if job.password else "")
     return Key(str(job.password.uuid), job.password.newest().number, job.password.name)
+
+
+def _wanted_kms_key(job: Job) -> Key:
+    """Of a server that has no key for the job yet, the one that saving would have made."""
+    key = job.kms_key
+    if key is None:
+        return Key("", 0, "a new key", "kms")
+    if not key.pk:
+        return Key("", 0, f"a new key on {key.server.name}", "kms")
+    return Key(str(key.uuid), key.newest().number, str(key), "kms")
+
+
+def _wanted_is_gone(job: Job) -> bool:
+    if job.encryption == Encryption.KMS:
+        return job.kms_key is not None and bool(job.kms_key.pk) and job.kms_key.newest().state in CLOSED_FOR_GOOD
+    if job.encryption == Encryption.PASSWORD:
+        return job.password is not None and bool(job.password.pk) and is_lost(job.password.newest())
+    return False
+
+
+def _custody(job: Job) -> Custody | None:
+    if job.encryption != Encryption.KMS or job.kms_key is None:
+        return None
+    server = job.kms_key.server
+    return Custody(server.name, server.outage, server.releases_private_keys, job.strict_custody)
 
 
 def _has_points(job: Job) -> bool:
@@ -63,15 +103,27 @@ def _current(chain: Chain) -> CurrentChain | None:
         damage=chain.damage,
         points=points.count(),
         run_points=points.filter(sequence__gte=last_full).count(),
-        newest=Newest(str(newest.uuid), newest.sequence, newest.started_at, _keys_of(newest)),
+        newest=_newest(newest),
     )
 
 
-def _keys_of(point: RestorePoint) -> tuple[Key, ...]:
-    slots = point.slots.filter(kind__in=RECIPIENTS).select_related("password__record").order_by("pk")
-    return tuple(
-        Key(str(slot.record_uuid), slot.version, slot.password.record.name if slot.password else "") for slot in slots
-    )
+def _newest(point: RestorePoint) -> Newest:
+    related = point.slots.filter(kind__in=RECIPIENTS).select_related("password__record", "kms__key__server")
+    slots = list(related.order_by("pk"))
+    keys = tuple(_key_of(slot) for slot in slots)
+    gone = keys[0] if slots and all(_is_gone(slot) for slot in slots) else None
+    return Newest(str(point.uuid), point.sequence, point.started_at, keys, gone)
+
+
+def _key_of(slot: Slot) -> Key:
+    name = slot.password.record.name if slot.password else str(slot.kms.key) if slot.kms else slot.hint
+    return Key(str(slot.record_uuid), slot.version, name, slot.kind)
+
+
+def _is_gone(slot: Slot) -> bool:
+    if slot.kms is not None:
+        return slot.kms.state in CLOSED_FOR_GOOD
+    return slot.password is not None and is_lost(slot.password)
 
 
 def consequences_of(job: Job) -> list[Consequence]:
@@ -138,8 +190,11 @@ def _key_uses(links: list[JobChain]) -> dict[int, tuple[KeyUse, ...]]:
         point__in=RestorePoint.objects.sealed().filter(chain__in=[link.chain_id for link in links]),
         kind__in=RECIPIENTS,
     )
-    rows = slots.values_list("point__chain", "record_uuid", "version", "password__record__name")
+    rows = slots.values_list("point__chain", "kind", "record_uuid", "version", *NAMES)
     found: dict[int, tuple[KeyUse, ...]] = {}
-    for chain, record, version, name, points in rows.annotate(points=Count("point")).order_by("version", "record_uuid"):
-        found[chain] = (*found.get(chain, ()), KeyUse(Key(str(record), version, name or ""), points))
+    for chain, kind, record, version, name, owner, server, points in rows.annotate(points=Count("point")).order_by(
+        "version", "record_uuid"
+    ):
+        named = name or (f"key of {owner} on {server}" if server else "")
+        found[chain] = (*found.get(chain, ()), KeyUse(Key(str(record), version, named, kind), points))
     return found

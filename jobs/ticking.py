@@ -1,8 +1,8 @@
 """The heartbeat of the runner: one idempotent function, called each second by the watchdog, each minute by the cluster.
 
-It finds what time alone makes true: due times, proxies that are there, verifications that a deletion waits for, leases
-that ran out, workers that became free, chains whose time is over. What each of them means is decided where it is
-called.
+It finds what time alone makes true: due times, proxies that are there, verifications that a deletion waits for, polls
+of key management servers, leases that ran out, workers that became free, chains whose time is over. What each of them
+means is decided where it is called.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jobs.admission import admit, database_now
 from jobs.clusters import see_proxies
 from jobs.due import start_due_sessions
 from jobs.expiring import delete_expired
+from jobs.kms_polling import start_due_polls
 from jobs.leases import expire
 from jobs.pruning import fulls_to_verify
 from jobs.sessions import PointGone, start_verify
@@ -34,7 +35,14 @@ def tick() -> bool:
 
 def _tick(now: datetime) -> None:
     errors = start_due_sessions(now)
-    steps: tuple[Callable[[], object], ...] = (see_proxies, _verify_fulls, expire, admit, delete_expired)
+    steps: tuple[Callable[[], object], ...] = (
+        see_proxies,
+        _verify_fulls,
+        lambda: start_due_polls(now),
+        expire,
+        admit,
+        delete_expired,
+    )
     for step in steps:
         try:
             step()

@@ -1,8 +1,10 @@
-"""Addresses of repositories and proxies that need an answer from a proxy, or list what depends on one."""
+"""Addresses of repositories, proxies and key servers that need an answer from a proxy or start a session, or list what
+depends on one.
+"""
 
 from django.urls import path
 
-from jobs import import_views, proxy_views, recovery_request_views, repository_views
+from jobs import import_views, kms_views, proxy_views, recovery_request_views, repository_views
 
 urlpatterns = [
     path("repositories/new/", repository_views.repository_new, name="repository_new"),
@@ -16,12 +18,17 @@ urlpatterns = [
         recovery_request_views.recovery_request_new,
         name="recovery_request_new",
     ),
+    path("chains/<uuid:uuid>/forget/", import_views.chain_forget, name="chain_forget"),
     path("recovery-requests/<uuid:uuid>/", recovery_request_views.recovery_request, name="recovery_request"),
     path(
         "recovery-requests/<uuid:uuid>/file/",
         recovery_request_views.recovery_request_file,
         name="recovery_request_file",
     ),
+    path("keys/kms/<uuid:uuid>/delete/", kms_views.kms_delete, name="kms_delete"),
+    path("keys/kms/<uuid:uuid>/poll/", kms_views.kms_poll, name="kms_poll"),
+    path("keys/kms/keys/<uuid:uuid>/usage/", kms_views.kms_usage, name="kms_usage"),
+    path("keys/kms/keys/<uuid:uuid>/<int:number>/lost/", kms_views.kms_lost, name="kms_lost"),
     path("proxies/", proxy_views.proxy_list, name="proxy_list"),
     path("proxies/<uuid:uuid>/answer/", proxy_views.proxy_answer, name="proxy_answer"),
 ]

@@ -175,24 +175,39 @@ def check_current(request: Request, now: datetime) -> None:
         raise RequestExpired("This recovery request has expired. Ask the console for a new one.")
 
 
-def answer_text(request: Request, private: RecoveryPrivate) -> tuple[str, list[AskedFile]]:
-    """The answer, and the files whose secrets it has. Raises NotForThisKey if none has a slot for this key."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The text for the console, the files whose secrets it has, and those of which nothing was sealed for this key."""
+
+    text: str
+    files: tuple[AskedFile, ...]
+    refused: tuple[AskedFile, ...]
+
+
+def answer(request: Request, private: RecoveryPrivate) -> Answer:
+    """Open what was sealed for this key as a slot of just that file, and nothing else.
+
+    Raises NotForThisKey if that is nothing.
+    """
     mine = crypto_recovery.fingerprint(private.public())
-    opened, files = [], []
-    for file in request.files:
-        secrets = [_secret(request, file, slot, private) for slot in file.slots if slot.fingerprint == mine]
-        opened += secrets
-        files += [file] if secrets else []
-    if not opened:
+    meant = [(file, slot) for file in request.files for slot in file.slots if slot.fingerprint == mine]
+    if not meant:
         names = ", ".join(sorted({slot.name for file in request.files for slot in file.slots}))
+        raise NotForThisKey(f"This request is for other recovery keys ({names}). Take the sheet of one of them.")
+    opened = [(file, slot, _secret(request, file, slot, private)) for file, slot in meant]
+    secrets = [(file.file_id, slot.record, slot.version, secret) for file, slot, secret in opened if secret is not None]
+    if not secrets:
         raise NotForThisKey(
-            f"This recovery request is for other recovery keys ({names}). Take the sheet of one of them."
+            "Nothing in this request was sealed for this key and for the points that it names. Nothing is answered; "
+            "tell the administrators of the console."
         )
-    packed = msgspec.msgpack.encode(opened)
     sealed = crypto_recovery.seal_to(
-        request.one_time, packed, purpose=crypto_recovery.ANSWER, bound=_bound(request.raw)
+        request.one_time, msgspec.msgpack.encode(secrets), purpose=crypto_recovery.ANSWER, bound=_bound(request.raw)
     )
-    return armor(ANSWER_NAME, _VERSION + sealed), files
+    answered = {file for file, *_ in secrets}
+    files = tuple(file for file in request.files if file.file_id in answered)
+    refused = tuple(file for file, *_ in meant if file.file_id not in answered)
+    return Answer(armor(ANSWER_NAME, _VERSION + sealed), files, refused)
 
 
 def read_answer(text: str, request: Request, one_time: RecoveryPrivate) -> tuple[SlotSecret, ...]:
@@ -210,10 +225,8 @@ def read_answer(text: str, request: Request, one_time: RecoveryPrivate) -> tuple
     )
 
 
-def _secret(
-    request: Request, file: AskedFile, asked: AskedSlot, private: RecoveryPrivate
-) -> tuple[bytes, bytes, int, bytes]:
-    """Raises NotForThisKey for what was not sealed as a slot of that file."""
+def _secret(request: Request, file: AskedFile, asked: AskedSlot, private: RecoveryPrivate) -> bytes | None:
+    """What a slot of that file encapsulates; None for what is none, as a file that somebody put there may have."""
     slot = Slot(
         kind=SlotKind.RECOVERY,
         record=UUID(bytes=asked.record),
@@ -224,13 +237,9 @@ def _secret(
         encapsulated=asked.encapsulated,
     )
     try:
-        secret = secret_of(slot, private, chain_id=request.chain, file_id=UUID(bytes=file.file_id))
+        return secret_of(slot, private, chain_id=request.chain, file_id=UUID(bytes=file.file_id))
     except UnwrapFailed:
-        raise NotForThisKey(
-            f"What the request has for point {file.sequence} was not sealed for this key and this point. Nothing is "
-            "answered; tell the administrators of the console."
-        ) from None
-    return file.file_id, asked.record, asked.version, secret
+        return None
 
 
 def _of_this_version(raw: bytes, what: str) -> bytes:

@@ -121,6 +121,17 @@ def is_for(slot: Slot, recipient: Recipient) -> bool:
             return same and slot.fingerprint == crypto_recovery.fingerprint(public)
 
 
+def said_of(recipient: Recipient) -> str:
+    """What a slot for the recipient says to a person (Slot.hint), as long as it fits."""
+    match recipient:
+        case PasswordRecipient(hint=hint):
+            return _cut(hint, MAX_HINT_BYTES).decode()
+        case KmsRecipient(server=server):
+            return _cut(server, MAX_SERVER_BYTES).decode()
+        case RecoveryRecipient(name=name):
+            return _cut(name, MAX_NAME_BYTES).decode()
+
+
 def unwrap(slot: Slot, secret: bytes, *, chain_id: UUID, file_id: UUID) -> bytes:
     """Return the file key sealed in `slot`; `secret` is the KEK of a password, else the encapsulated secret.
 

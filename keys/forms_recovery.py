@@ -15,17 +15,32 @@ from keys.crypto_recovery import read_public
 from keys.crypto_sheet import looks_private
 from keys.models import RecoveryKey
 
+PRIVATE = "private"
+TYPED_PRIVATE_AS_ANSWER = (
+    "This is the recovery key itself, which nobody should type here, and not the answer that prove prints. It is not "
+    "kept, but it was on its way: add another key, and retire this one."
+)
 TYPED_PRIVATE = (
     "This is the private half, which nobody but its holder should see. It is not kept here, but it was on its way: "
     "make another pair, and paste its public half."
 )
 
 
-class PublicHalfInput(forms.Textarea):
-    """A text area that comes back with what was pasted, unless that was a private half."""
+class NotGivenBack:
+    """A widget that comes back with what was typed, unless that was a private half."""
 
     def format_value(self, value: object) -> str | None:
-        return "" if looks_private(str(value or "")) else super().format_value(value)
+        shown = "" if looks_private(str(value or "")) else value
+        given_back: str | None = super().format_value(shown)  # type: ignore[misc]  # of the widget beside it
+        return given_back
+
+
+class PublicHalfInput(NotGivenBack, forms.Textarea):
+    pass
+
+
+class AnswerInput(NotGivenBack, forms.TextInput):
+    pass
 
 
 class NameForm(forms.Form):
@@ -53,7 +68,7 @@ class AddForm(NameForm):
     def clean_public(self) -> bytes:
         pasted: str = self.cleaned_data["public"]
         if looks_private(pasted):
-            raise ValidationError(TYPED_PRIVATE)
+            raise ValidationError(TYPED_PRIVATE, code=PRIVATE)
         try:
             public = read_public(pasted)
         except CryptoError as error:
@@ -67,15 +82,15 @@ class AddForm(NameForm):
 class AnswerForm(forms.Form):
     answer = forms.CharField(
         label="Answer",
-        max_length=200,
-        widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off", "spellcheck": "false"}),
+        max_length=4000,
+        widget=AnswerInput(attrs={"class": "mono", "autocomplete": "off", "spellcheck": "false"}),
         help_text="The eight groups that prove printed. Capitals and blanks do not count.",
     )
 
     def clean_answer(self) -> bytes:
         typed: str = self.cleaned_data["answer"]
         if looks_private(typed):
-            raise ValidationError("This is the recovery key itself, not the answer. Its key should be replaced now.")
+            raise ValidationError(TYPED_PRIVATE_AS_ANSWER, code=PRIVATE)
         try:
             return read_answer(typed)
         except CryptoError as error:

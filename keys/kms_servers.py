@@ -97,6 +97,7 @@ def key_for(server: KmsServer, *, owner: UUID, owner_name: str, by: User | None)
         return _new_key(server, owner, owner_name, by)
     if key.newest().state in CLOSED_FOR_GOOD:
         rotate(key, by)
+    KmsKey.objects.filter(pk=key.pk).update(owner_name=owner_name)  # a job may have another name by now
     return key
 
 
@@ -160,8 +161,11 @@ def check_may_wrap(version: KmsKeyVersion, now: datetime) -> None:
         )
     if server.outage == Outage.FAIL:
         _ask_before_wrapping(version)
-    elif server.answered_at is None or now - server.answered_at > CACHED_FOR:
-        since = f"since {server.answered_at:%Y-%m-%d}" if server.answered_at else "yet"
+        return
+    # A poll that was good for this pair counts, also if another pair of the server had a problem.
+    last_good = max(filter(None, (server.answered_at, version.proven_at)), default=None)
+    if last_good is None or now - last_good > CACHED_FOR:
+        since = f"since {last_good:%Y-%m-%d}" if last_good else "yet"
         raise WrapRefused(
             f"The KMS server “{server.name}” has not answered a poll well {since}, and its cached public keys count "
             f"for {CACHED_FOR.days} days only. Bring it back, and poll it."

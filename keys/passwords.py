@@ -79,7 +79,8 @@ def keep_version(
     """
     usual = KdfParameters()
     if costs.memory_kib < usual.memory_kib or costs.iterations < usual.iterations:
-        raise CannotKeep(f"its derivation ({costs.memory_kib} KiB, {costs.iterations}) is cheaper than this console's.")
+        cost = f"{costs.memory_kib // 1024} MiB, {costs.iterations} pass{'' if costs.iterations == 1 else 'es'}"
+        raise CannotKeep(f"its derivation ({cost}) is cheaper than this console's.")
     if PasswordRecord.objects.filter(uuid=uuid).exists():
         raise CannotKeep("this console has the record, without this version of it.")
     if PasswordRecord.objects.filter(name__iexact=name).exists():
@@ -116,6 +117,16 @@ def first_right(versions: list[PasswordVersion], password: str) -> PasswordVersi
                 attempt.delete()
             return version
     return None
+
+
+class PasswordLost(Exception):
+    """The password was declared lost: nothing is sealed for what nobody knows."""
+
+
+def is_lost(version: PasswordVersion) -> bool:
+    """Tell whether an administrator declared the password lost since: a version that came later is known again."""
+    lost_at = version.record.lost_at
+    return lost_at is not None and version.created_at <= lost_at
 
 
 def costs_of(version: PasswordVersion) -> KdfParameters:

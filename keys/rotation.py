@@ -2,12 +2,13 @@
 
     ring          what comes next
     [A*]          a new key is added, which opens and does not seal yet
-    [A*, B]       the new key becomes the active one
+    [A*, B]       the new key becomes the active one; but if B seals something already, it is no new key: somebody
+                  put it back, for an older dump, and everything is renewed under A
     [A, B*]       everything is renewed under B, then A is removed
     [B*]          done
 
-(* is the active key; the ring lists its keys in the order in which they were added, so the ring alone says where a
-killed rotation stood.) Every process looks at the ring whenever it seals or opens (`keys.sealing`), so from the second
+(* is the active key; the ring lists its keys in the order in which they were added, so that it says where a killed
+rotation stood.) Every process looks at the ring whenever it seals or opens (`keys.sealing`), so from the second
 step on everything new is sealed under B, except by somebody who took the ring just before and writes his row just
 after. The old key is therefore removed only when the time to settle has passed since B became active, every
 transaction has ended that had begun to write before, and a whole pass after that has found nothing under A. A row that
@@ -21,7 +22,7 @@ nothing: it says what to put there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
@@ -32,7 +33,7 @@ from backupsite import audit
 from backupsite.models import Severity
 from keys import ring_file, sealing
 from keys.crypto_sealed import KeyRing
-from keys.sealed_columns import Renewal, renew_all
+from keys.sealed_columns import Renewal, keys_in_use, renew_all
 
 LOCK_NUMBER = 0x696E73746B6579  # "instkey"
 SETTLE_SECONDS = 60.0  # longer than anybody holds a ring between taking it and writing what it sealed
@@ -58,10 +59,15 @@ class RowsStayClosed(Exception):
         self.renewal = renewal
 
 
-def next_step(ring: KeyRing) -> Next:
-    if ring.active != ring.newest:
+def next_step(ring: KeyRing, in_use: Collection[bytes]) -> Next:
+    """`in_use` are the keys that something in the database is sealed with."""
+    if ring.active != ring.newest and ring.newest not in in_use:
         return Next.ACTIVATE
     return Next.RENEW if len(ring.keys) > 1 else Next.ADD
+
+
+def next_step_now() -> Next:
+    return next_step(sealing.ring(), keys_in_use())
 
 
 def rotate(report: Report, *, settle_seconds: float = SETTLE_SECONDS) -> None:
@@ -72,9 +78,9 @@ def rotate(report: Report, *, settle_seconds: float = SETTLE_SECONDS) -> None:
     with _only_one():
         path = sealing.ring_path()
         ring_file.remove_leftovers(path)
-        if next_step(sealing.ring()) is Next.ADD:
+        if next_step_now() is Next.ADD:
             _put(sealing.ring().with_another(), report, "A new key is on the ring; it opens, and does not seal yet")
-        if next_step(sealing.ring()) is Next.ACTIVATE:
+        if next_step_now() is Next.ACTIVATE:
             _put(sealing.ring().with_newest_active(), report, "The new key is the active one")
         renew(report, settle_seconds=settle_seconds)
         _put(sealing.ring().with_active_only(), report, "The old key is removed")

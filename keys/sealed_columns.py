@@ -95,6 +95,11 @@ def columns() -> list[Column]:
     return found
 
 
+def keys_in_use() -> set[bytes]:
+    """Return every key that a value in the database names."""
+    return {key_id for column in columns() for key_id in column.key_ids()}
+
+
 def renew_all(active: bytes, report: Callable[[str], None]) -> Renewal:
     """Renew every value that names another key than the active one, where it opens."""
     total = Renewal()

@@ -1,8 +1,8 @@
-"""Addresses of the password records and the recovery keys."""
+"""Addresses of the key records: passwords, key management servers, recovery keys."""
 
 from django.urls import path
 
-from keys import views, views_recovery
+from keys import views, views_kms, views_recovery
 
 urlpatterns = [
     path("keys/", views.password_list, name="password_list"),
@@ -11,6 +11,13 @@ urlpatterns = [
     path("keys/<uuid:uuid>/edit/", views.password_edit, name="password_edit"),
     path("keys/<uuid:uuid>/change/", views.password_change, name="password_change"),
     path("keys/<uuid:uuid>/verify/", views.password_verify, name="password_verify"),
+    path("keys/kms/", views_kms.kms_list, name="kms_list"),
+    path("keys/kms/new/", views_kms.kms_new, name="kms_new"),
+    path("keys/kms/<uuid:uuid>/", views_kms.kms_detail, name="kms_detail"),
+    path("keys/kms/<uuid:uuid>/edit/", views_kms.kms_edit, name="kms_edit"),
+    path("keys/kms/<uuid:uuid>/certificate/", views_kms.kms_certificate, name="kms_certificate"),
+    path("keys/kms/<uuid:uuid>/test/", views_kms.kms_test, name="kms_test"),
+    path("keys/kms/keys/<uuid:uuid>/rotate/", views_kms.kms_rotate, name="kms_rotate"),
     path("keys/recovery/", views_recovery.recovery_list, name="recovery_list"),
     path("keys/recovery/add/", views_recovery.recovery_add, name="recovery_add"),
     path("keys/recovery/make/", views_recovery.recovery_make, name="recovery_make"),

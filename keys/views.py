@@ -7,11 +7,10 @@ password_usage, password_outlook and password_delete).
 
 from __future__ import annotations
 
-from itertools import groupby
 from uuid import UUID
 
 from django.contrib import messages
-from django.db import models, transaction
+from django.db import transaction
 from django.db.models import Max, OuterRef, Subquery
 from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse, QueryDict
@@ -28,8 +27,6 @@ from keys import attempts, passwords
 from keys.forms import ChangePasswordForm, NameForm, NewPasswordForm, VerifyForm
 from keys.models import PasswordRecord, PasswordVersion
 from keys.signing import public_bytes
-
-NAMED_IN_A_REFUSAL = 10
 
 
 @requires(Right.KEYS)
@@ -138,13 +135,6 @@ def password_verify(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 SEVERITIES = {"right": Severity.INFO, "wrong": Severity.NOTICE, "blocked": Severity.HIGH}
-
-
-def named(rows: set[models.Model]) -> list[tuple[str, int, list[str]]]:
-    """Group what refuses a deletion: what it is, how many there are, and the first names."""
-    kinds = sorted(rows, key=lambda row: (row._meta.verbose_name_plural or "", row.pk))
-    groups = [(str(kind), list(group)) for kind, group in groupby(kinds, lambda row: row._meta.verbose_name_plural)]
-    return [(kind, len(group), [str(row) for row in group[:NAMED_IN_A_REFUSAL]]) for kind, group in groups]
 
 
 def _posted(request: HttpRequest) -> QueryDict | None:

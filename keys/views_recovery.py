@@ -31,10 +31,10 @@ from keys.attempts import TooManyAttempts
 from keys.crypto_recovery import RecoveryPrivate, fingerprint_text
 from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_sheet import qr_text, sheet_text
-from keys.forms_recovery import AddForm, AnswerForm, NameForm
+from keys.forms_recovery import PRIVATE, AddForm, AnswerForm, NameForm
+from keys.in_use import holders_of
 from keys.models import MadeBy, RecoveryKey
 from keys.sealing import check_vouched_row
-from keys.views import named
 
 QR_BORDER = 4  # modules; scanners need that much of white
 
@@ -81,6 +81,7 @@ def recovery_list(request: HttpRequest) -> HttpResponse:
 def recovery_add(request: HttpRequest) -> HttpResponse:
     """Take the public half of a pair that was made offline."""
     form = AddForm(_posted(request))
+    _note_private(request, form, None)
     if request.method == "POST" and form.is_valid():
         with transaction.atomic():
             data = form.cleaned_data
@@ -137,6 +138,7 @@ def recovery_custody(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Show the challenge that waits, and take its answer; wrong ones are counted and stopped in `recovery`."""
     key = _fetch(request, uuid)
     form = AnswerForm(_posted(request))
+    _note_private(request, form, key)
     result, status = "", 200
     if request.method == "POST" and form.is_valid():
         try:
@@ -219,14 +221,15 @@ def _changed(request: HttpRequest, key: RecoveryKey, *, retired: bool) -> HttpRe
 @require_http_methods(["GET", "HEAD", "POST"])
 def recovery_delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
     key = _fetch(request, uuid)
-    holders: list[tuple[str, int, list[str]]] = []
-    if request.method == "POST":
+    itself = RecoveryKey.objects.filter(pk=key.pk)
+    holders = holders_of(itself) if request.method == "POST" else []
+    if request.method == "POST" and not holders:
         try:
             with transaction.atomic():
                 _record(request, "recovery key deleted", key)
                 key.delete()
-        except ProtectedError as error:
-            holders = named(error.protected_objects)
+        except ProtectedError:  # a session wrote a slot for it a moment ago
+            holders = holders_of(itself)
         else:
             messages.success(request, f"The recovery key “{key}” is deleted.")
             return redirect("recovery_list")
@@ -240,6 +243,12 @@ def _fetch(request: HttpRequest, uuid: UUID) -> RecoveryKey:
 def _record(request: HttpRequest, action: str, key: RecoveryKey) -> None:
     after = {"name": key.name, "fingerprint": fingerprint_text(bytes(key.public)), "made by": key.made_by}
     audit.record(request, action, key, after=after, severity=Severity.HIGH)
+
+
+def _note_private(request: HttpRequest, form: AddForm | AnswerForm, key: RecoveryKey | None) -> None:
+    """A private half that was typed here has left its holder's hands: that is worth knowing later."""
+    if request.method == "POST" and any(form.has_error(name, PRIVATE) for name in form.fields):
+        audit.record(request, "private half typed", key, severity=Severity.HIGH)
 
 
 def _changed_outside(error: CannotOpenSealed) -> str:

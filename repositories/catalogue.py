@@ -18,17 +18,18 @@ from uuid import UUID
 from django.db import transaction
 
 from keys.crypto_slots import Slot as SlotOnDisk
-from keys.crypto_slots import SlotKind
 from keys.models import KmsKeyVersion, PasswordVersion, RecoveryKey
-from keys.passwords import kek_of
 from repositories.engine.chains import FileOnDisk, delete_file, scan_chain
 from repositories.engine.encrypted_only import check_plain
-from repositories.engine.errors import EngineError
+from repositories.engine.errors import CannotUnwrap, EngineError, text
 from repositories.engine.expectation import check_child, difference
-from repositories.engine.reader import Kek, Point, open_point
+from repositories.engine.reader import Point, open_point
 from repositories.engine.takeover import Opened
 from repositories.models import Chain, Kind, PointState, RestorePoint, Slot
+from repositories.own_secrets import own_secrets
 from repositories.reading import expected, seal_file_key
+
+HINT_LETTERS = 200
 
 
 class RepositoryAway(Exception):
@@ -106,10 +107,11 @@ class Comparison:
 
 
 @transaction.atomic
-def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
+def register(chain: Chain, sealed: SealedFile, *, keeps_key: bool = True) -> RestorePoint:
     """Add the rows of a published file; registering it twice gives the same row.
 
-    Raises PlaintextRefused for a plain file where the repository takes encrypted ones only.
+    Without `keeps_key` (strict custody) its file key is not stored. Raises PlaintextRefused for a plain file where the
+    repository takes encrypted ones only.
     """
     existing = RestorePoint.objects.filter(uuid=sealed.file_id).first()
     if existing is not None:
@@ -117,7 +119,17 @@ def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
     if refuses_plain(chain):
         check_plain(chain.repository.root, allowed=False)
     parent = RestorePoint.objects.get(uuid=sealed.parent_id, chain=chain) if sealed.parent_id else None
-    point = RestorePoint.objects.create(
+    point = point_row(chain, sealed, parent)
+    point.save()
+    if sealed.file_key is not None and keeps_key:
+        seal_file_key(point, sealed.file_key)
+    Slot.objects.bulk_create(slot_row(point, recipient, known_as(recipient)) for recipient in sealed.recipients)
+    return point
+
+
+def point_row(chain: Chain, sealed: SealedFile, parent: RestorePoint | None) -> RestorePoint:
+    """Make the row of a published file, without its key; it is not saved."""
+    return RestorePoint(
         uuid=sealed.file_id,
         chain=chain,
         sequence=sealed.sequence,
@@ -132,22 +144,40 @@ def register(chain: Chain, sealed: SealedFile) -> RestorePoint:
         seal_hash=sealed.seal_hash,
         head_generation=sealed.head_generation,
     )
-    if sealed.file_key is not None:
-        seal_file_key(point, sealed.file_key)
-    Slot.objects.bulk_create(
-        Slot(
-            point=point,
-            kind=recipient.kind,
-            record_uuid=recipient.record,
-            version=recipient.version,
-            hint=recipient.hint,
-            password=version_of(recipient.record, recipient.version) if recipient.kind == "password" else None,
-            kms=kms_version_of(recipient.record, recipient.version) if recipient.kind == "kms" else None,
-            recovery=recovery_key_of(recipient.record) if recipient.kind == "recovery" else None,
-        )
-        for recipient in sealed.recipients
+
+
+@dataclass(frozen=True)
+class KnownAs:
+    """Which record of this console a slot is for, if any."""
+
+    password: PasswordVersion | None = None
+    kms: KmsKeyVersion | None = None
+    recovery: RecoveryKey | None = None
+
+
+def known_as(recipient: SlotFor) -> KnownAs:
+    match recipient.kind:
+        case "password":
+            return KnownAs(password=version_of(recipient.record, recipient.version))
+        case "kms":
+            return KnownAs(kms=kms_version_of(recipient.record, recipient.version))
+        case "recovery":
+            return KnownAs(recovery=recovery_key_of(recipient.record))
+    return KnownAs()
+
+
+def slot_row(point: RestorePoint, recipient: SlotFor, known: KnownAs) -> Slot:
+    """Make the row of a slot; it is not saved."""
+    return Slot(
+        point=point,
+        kind=recipient.kind,
+        record_uuid=recipient.record,
+        version=recipient.version,
+        hint=recipient.hint,
+        password=known.password,
+        kms=known.kms,
+        recovery=known.recovery,
     )
-    return point
 
 
 def points_of(chain: Chain) -> list[RestorePoint]:
@@ -191,12 +221,13 @@ def check_chain(chain: Chain) -> str:
     return chain.damage
 
 
-def adopt(chain: Chain) -> list[RestorePoint]:
+def adopt(chain: Chain, *, keeps_keys: bool = True) -> list[RestorePoint]:
     """Register every sealed file after the newest row: its session died between publishing and registering.
 
-    Raises CannotAdopt, and RepositoryAway; a file that can't be opened and authenticated is never registered.
+    Raises CannotAdopt, and RepositoryAway; a file that can't be opened and authenticated is never registered. KmsError
+    where the KMS that opens it does not do its part: then it is registered when that is back.
     """
-    return [_adopt_one(chain, file) for file in compare(chain).unknown]
+    return [_adopt_one(chain, file, keeps_key=keeps_keys) for file in compare(chain).unknown]
 
 
 def delete_points(points: Iterable[RestorePoint]) -> int:
@@ -266,35 +297,25 @@ def _foreign(file: FileOnDisk, point: RestorePoint) -> str:
     return f"the file of point {point.sequence} is foreign: {problem}" if problem else ""
 
 
-def _adopt_one(chain: Chain, file: FileOnDisk) -> RestorePoint:
+def _adopt_one(chain: Chain, file: FileOnDisk, *, keeps_key: bool) -> RestorePoint:
     head = file.head
     if head is None:
         raise CannotAdopt(file.path, f"its head cannot be read ({file.problem}).")
     if head.chain_id != chain.uuid or head.encrypted != chain.encrypted or head.sequence != file.sequence:
         raise CannotAdopt(file.path, "it does not belong to this chain. Move it away, then try again.")
     try:
-        with open_point(file.path, _secret(file.path, head.slots) if head.encrypted else None) as point:
+        with open_point(file.path, own_secrets() if head.encrypted else None) as point:
             sealed = sealed_file_of(point)
             newest = chain.points.sealed().order_by("sequence").last()
             if newest is not None:
                 check_child(point, expected(newest))
+    except CannotUnwrap as error:
+        raise CannotAdopt(file.path, "none of the keys that open it are known to this console.") from error
     except EngineError as error:
         raise CannotAdopt(file.path, str(error)) from error
     if sealed.parent_id is not None and not chain.points.filter(uuid=sealed.parent_id).exists():
         raise CannotAdopt(file.path, "the catalogue does not know its parent.")
-    return register(chain, sealed)
-
-
-def _secret(path: Path, slots: tuple[SlotOnDisk, ...]) -> Kek:
-    """Return the key encryption key of one of the file's slots.
-
-    Raises CannotAdopt when this console has none of them.
-    """
-    for slot in slots:
-        version = version_of(slot.record, slot.version) if slot.kind is SlotKind.PASSWORD else None
-        if version is not None:
-            return Kek(kek_of(version))
-    raise CannotAdopt(path, "none of the passwords that open it are known to this console.")
+    return register(chain, sealed, keeps_key=keeps_key)
 
 
 def sealed_file_of(point: Point | Opened) -> SealedFile:
@@ -319,7 +340,7 @@ def sealed_file_of(point: Point | Opened) -> SealedFile:
 
 
 def slot_for(slot: SlotOnDisk) -> SlotFor:
-    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), slot.hint)
+    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), text(slot.hint)[:HINT_LETTERS])
 
 
 def instant(ns: int) -> datetime:

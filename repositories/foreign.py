@@ -15,17 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_slots import Slot as SlotOnDisk
 from keys.crypto_slots import SlotKind
-from keys.kms.interface import KmsError
-from keys.kms_servers import slot_secrets
-from keys.passwords import kek_of
 from repositories.catalogue import RepositoryAway, SealedFile, kms_version_of, sealed_file_of, version_of
 from repositories.engine.chains import ChainOnDisk, FileOnDisk, scan, scan_chain
 from repositories.engine.errors import Cancelled, text
-from repositories.engine.takeover import Judged, SecretOf, TypedPassword, in_turn, is_encrypted, take_over
+from repositories.engine.takeover import Judged, SecretOf, Standing, TypedPassword, in_turn, is_encrypted, take_over
 from repositories.models import Chain, PointState, Repository, RestorePoint
+from repositories.own_secrets import OwnSecrets
 from repositories.reading import expected, file_key_of
 
 CHAINS_AT_MOST = 200
@@ -34,7 +31,9 @@ OPENING_SECONDS = 25  # a quick question is given up after 30
 
 @dataclass(frozen=True)
 class SeenSlot:
-    """A key slot as it stands in the files. `here`: this console has what opens it."""
+    """A key slot as it stands in the files. Of those of a chain: whether this console has what opens it, and in how
+    many files it is.
+    """
 
     kind: str
     record: UUID
@@ -154,53 +153,28 @@ def open_chain(
     """
     chain = on_disk(repository, chain_id)
     typed = TypedPassword(password, wanted) if password is not None else None
-    own = OwnSecrets()
+    own = OwnSecrets(forgiving=True)
     sources = [*([typed.of] if typed else []), *([secret_of] if secret_of else []), own.of]
     seen = replace(_judged(repository, chain, in_turn(sources)), notes=tuple(own.notes))
     return OpenedChain(seen, tuple(_right(slot, kek) for slot, kek in typed.right.values()) if typed else ())
 
 
-class OwnSecrets:
-    """What this console has for slots: the keys of its password records, and what its KMS servers open.
-
-    A server that does not answer is asked once; what it said is in `notes`.
-    """
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self._keks: dict[tuple[UUID, int], bytes | None] = {}
-        self._from_kms = slot_secrets()
-
-    def of(self, slot: SlotOnDisk, chain_id: UUID, file_id: UUID) -> bytes | None:
-        match slot.kind:
-            case SlotKind.PASSWORD:
-                return self._kek(slot.record, slot.version)
-            case SlotKind.KMS:
-                return None if self.notes else self._opened(slot, chain_id, file_id)
-        return None
-
-    def _kek(self, record: UUID, version: int) -> bytes | None:
-        if (record, version) not in self._keks:
-            row = version_of(record, version)
-            try:
-                self._keks[record, version] = kek_of(row) if row else None
-            except CannotOpenSealed:
-                self._keks[record, version] = None  # it can still be typed
-        return self._keks[record, version]
-
-    def _opened(self, slot: SlotOnDisk, chain_id: UUID, file_id: UUID) -> bytes | None:
-        try:
-            return self._from_kms(slot, chain_id, file_id)
-        except KmsError as error:
-            self.notes.append(str(error))
-            return None
-
-
 def _judged(repository: Repository, chain: ChainOnDisk, secret_of: SecretOf) -> SeenChain:
-    rows = list(RestorePoint.objects.filter(chain__uuid=chain.chain_id, chain__repository=repository))
+    points = RestorePoint.objects.filter(chain__uuid=chain.chain_id, chain__repository=repository)
+    rows = list(points.select_related("chain"))
     known = [expected(row) for row in rows if row.state == PointState.SEALED]
     judged = take_over(chain, secret_of, known, _cached_keys(rows), _until(OPENING_SECONDS, chain))
-    return _seen(chain, [_judged_file(one) for one in judged])
+    noted = rows[0].chain.set_apart or {} if rows else {}
+    return _seen(chain, [_judged_file(_as_noted(one, noted)) for one in judged])
+
+
+def _as_noted(judged: Judged, noted: dict[str, list[str]]) -> Judged:
+    """Say of a file that does not open now what was found when it did."""
+    head = judged.file.head
+    if judged.standing is not Standing.CLOSED or head is None or str(head.file_id) not in noted:
+        return judged
+    standing, because = noted[str(head.file_id)]
+    return replace(judged, standing=Standing(standing), because=because)
 
 
 def _cached_keys(rows: list[RestorePoint]) -> dict[UUID, bytes]:
@@ -264,8 +238,11 @@ def _slots_of(chain: ChainOnDisk) -> tuple[SeenSlot, ...]:
     """Return each secret once, the newest file's first, with the number of files that have a slot for it."""
     slots = [slot for file in reversed(chain.files) if file.head for slot in file.head.slots]
     count = Counter((slot.kind, slot.record, slot.version) for slot in slots)
-    first = {(slot.kind, slot.record, slot.version): slot for slot in reversed(slots)}
-    return tuple(replace(_seen_slot(first[place]), files=number) for place, number in count.items())
+    newest = {(slot.kind, slot.record, slot.version): slot for slot in reversed(slots)}
+    return tuple(
+        replace(_seen_slot(newest[place]), files=number, here=_is_here(newest[place]))
+        for place, number in count.items()
+    )
 
 
 def _seen_file(file: FileOnDisk) -> SeenFile:
@@ -289,17 +266,16 @@ def _judged_file(judged: Judged) -> SeenFile:
     if judged.opened is None:
         return seen
     summary = judged.opened.summary
-    return replace(
-        seen,
-        sealed=sealed_file_of(judged.opened),
-        job_name=_one_line(summary.job_name),
-        signer=summary.signer.hex(),
-    )
+    try:
+        sealed = sealed_file_of(judged.opened)
+    except (OverflowError, ValueError, OSError):
+        return replace(seen, standing=Standing.DAMAGED.value, problem="It says that it was made at no possible time.")
+    return replace(seen, sealed=sealed, job_name=_one_line(summary.job_name), signer=summary.signer.hex())
 
 
 def _seen_slot(slot: SlotOnDisk) -> SeenSlot:
     kind = slot.kind.name.lower()
-    return SeenSlot(kind, slot.record, slot.version, text(slot.hint), text(slot.key_id), here=_is_here(slot))
+    return SeenSlot(kind, slot.record, slot.version, text(slot.hint), text(slot.key_id))
 
 
 def _is_here(slot: SlotOnDisk) -> bool:

@@ -6,22 +6,26 @@ to the chain was decided in `repositories.engine.takeover`; who may do this is, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
+from uuid import UUID
 
-from django.db import transaction
+from django.db import DataError, connection, transaction
 from django.utils import timezone
 
 from backupsite.models import User
 from keys import passwords
 from keys.crypto_password import KdfParameters
 from keys.models import PasswordRecord
-from repositories.catalogue import SealedFile, register
+from keys.sealing import seal_for
+from repositories.catalogue import SealedFile, known_as, point_row, slot_row
 from repositories.engine.takeover import Standing
 from repositories.foreign import RightPassword, SeenChain, SeenFile
-from repositories.models import Chain, Repository, RestorePoint, Slot
+from repositories.models import Chain, Kind, PointState, Repository, RestorePoint, Slot
 from repositories.reading import seal_file_key
 
 SET_APART = (Standing.DAMAGED, Standing.FOREIGN, Standing.FORK, Standing.ORPHAN)
+ROWS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,24 @@ class KnownElsewhere(Exception):
         )
 
 
-@transaction.atomic
 def store(repository: Repository, seen: SeenChain) -> TakenOver:
     """Add the points that belong to the chain, and the file keys that the catalogue lacks.
 
     A chain of one of this console's jobs gets keys only: its new files are registered by its next session. Raises
     NothingOpened, KnownElsewhere.
     """
+    try:
+        with transaction.atomic():
+            return _store(repository, seen)
+    except DataError:
+        raise NothingOpened("A file of this chain has numbers or names that the catalogue cannot hold.") from None
+
+
+def _store(repository: Repository, seen: SeenChain) -> TakenOver:
     if repository.requires_encryption and not seen.encrypted:
         raise NothingOpened(
-            f"The repository {repository} takes encrypted backups only: a plain chain stays foreign to it."
+            f"{repository} takes encrypted backups only, and this chain is not encrypted. Move its folder to another "
+            "repository, and import it there."
         )
     joined = [file for file in seen.files if file.standing == Standing.JOINED and file.sealed]
     if not joined:
@@ -64,7 +76,7 @@ def store(repository: Repository, seen: SeenChain) -> TakenOver:
     chain = _chain_row(repository, seen, joined[-1])
     rows = {row.uuid: row for row in chain.points.all()}
     new = [file for file in joined if file.file_id not in rows] if chain.imported_at else []
-    _add_points(chain, seen, new)
+    _add_points(chain, new, rows)
     keys = sum(_add_key(rows[file.file_id], file.sealed) for file in joined if file.file_id in rows and file.sealed)
     _note_damage(chain, seen)
     return TakenOver(chain, len(new), keys)
@@ -84,18 +96,35 @@ def _chain_row(repository: Repository, seen: SeenChain, newest: SeenFile) -> Cha
     return row
 
 
-def _add_points(chain: Chain, seen: SeenChain, new: list[SeenFile]) -> None:
-    """Register them, oldest first: a child's parent is there by then, under its own id or as what replaced it."""
+def _add_points(chain: Chain, new: list[SeenFile], rows: dict[UUID, RestorePoint]) -> None:
+    """Add them all at once: a chain may have thousands. Each was written behind the point before it."""
+    line = {row.sequence: row for row in rows.values() if row.state == PointState.SEALED}
+    ids = iter(_ids_for(len(new)))
     for file in new:
         assert file.sealed is not None, "only what opened is taken over"
-        parent = file.sealed.parent_id
-        before = _point_before(chain, file) if parent is not None else None
-        register(chain, replace(file.sealed, parent_id=before.uuid if before else None))
+        before = line[max(number for number in line if number < file.sequence)] if file.sealed.parent_id else None
+        row = line[file.sequence] = point_row(chain, file.sealed, before)
+        row.pk = next(ids)
+        if file.sealed.file_key is not None:
+            row.file_key_sealed = seal_for(row, "file_key_sealed", file.sealed.file_key)
+    RestorePoint.objects.bulk_create([line[file.sequence] for file in new], batch_size=ROWS_AT_ONCE)
+    known = cache(known_as)
+    slots = [
+        slot_row(line[file.sequence], recipient, known(recipient))
+        for file in new
+        for recipient in (file.sealed.recipients if file.sealed else ())
+    ]
+    Slot.objects.bulk_create(slots, batch_size=ROWS_AT_ONCE)
 
 
-def _point_before(chain: Chain, file: SeenFile) -> RestorePoint:
-    """Return what the file was written behind: the newest point before it, as was found when it was judged."""
-    return chain.points.sealed().filter(sequence__lt=file.sequence).order_by("-sequence")[0]
+def _ids_for(count: int) -> list[int]:
+    """Return primary keys for rows that are to be sealed before they are saved: a sealed key is bound to its row's."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)",
+            [RestorePoint._meta.db_table, count],
+        )
+        return [number for (number,) in cursor.fetchall()]
 
 
 def _add_key(row: RestorePoint, sealed: SealedFile) -> int:
@@ -109,8 +138,22 @@ def _note_damage(chain: Chain, seen: SeenChain) -> None:
     """Keep on the row of an imported chain what of its folder does not belong to it, by name."""
     if not chain.imported_at:
         return
-    wrong = [f"File {file.sequence}: {file.problem}" for file in seen.files if file.standing in SET_APART]
-    Chain.objects.filter(pk=chain.pk).update(damage=" ".join(wrong))
+    apart = [file for file in seen.files if file.standing in SET_APART]
+    noted = {str(file.file_id): [file.standing, file.problem] for file in apart if file.file_id}
+    damage = " ".join(f"File {file.sequence}: {file.problem}" for file in apart)
+    Chain.objects.filter(pk=chain.pk).update(damage=damage, set_apart=noted)
+
+
+@transaction.atomic
+def forget(chain: Chain) -> int:
+    """Take an imported chain out of the catalogue again; its files stay, and it can be imported anew.
+
+    Returns how many points. Raises ProtectedError while a session holds one of them.
+    """
+    count: int = chain.points.update(kind=Kind.FULL, parent=None)  # they go together: none protects another one
+    chain.points.all().delete()
+    chain.delete()
+    return count
 
 
 @transaction.atomic

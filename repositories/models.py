@@ -66,6 +66,11 @@ class Chain(models.Model):
         null=True, help_text="Of a chain outside any job's retention: when it is deleted; null is never."
     )
 
+    set_apart = models.JSONField(
+        null=True,
+        help_text="Of an imported chain: what files of its folder, by id, are to it, and why they do not belong to it.",
+    )
+
     objects = ChainQuerySet.as_manager()
 
     class Meta:

@@ -67,6 +67,7 @@ def with_figures(chains: QuerySet[Chain]) -> QuerySet[Chain]:
         stored_bytes=Sum("points__size_bytes", filter=SEALED, default=0),
         first_at=Min("points__started_at", filter=SEALED),
         last_at=Max("points__started_at", filter=SEALED),
+        without_key=Count("points", filter=SEALED & Q(encrypted=True, points__file_key_sealed=None)),
     )
 
 

@@ -211,6 +211,12 @@ def make_chain(job: Job | None = None, *, state: str = JobChainState.CURRENT, **
     return chain
 
 
+def make_imported_chain(repository: Repository, **fields: Any) -> Chain:
+    """Make a chain that no job wrote, without points."""
+    defaults = {"repository": repository, "job_name": "a job elsewhere", "encrypted": True}
+    return Chain.objects.create(**{**defaults, "imported_at": timezone.now(), **fields})
+
+
 def make_point(
     chain: Chain | None = None, *, opens_with: PasswordVersion | KmsKeyVersion | None = None, **fields: Any
 ) -> RestorePoint:

@@ -20,13 +20,23 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from backupsite.models import Role, RoleGrant, User
 from backupsite.roles import Right, may
 from jobs import questions
-from jobs.models import Job, JobChain, JobChainState, Session, State
-from keys.models import CustodyChallenge, PasswordRecord, PasswordVersion, RecoveryKey
+from jobs.models import Job, JobChain, JobChainState, Session, SessionKind, State
+from keys.models import (
+    CustodyChallenge,
+    KmsKey,
+    KmsKeyVersion,
+    KmsServer,
+    PasswordRecord,
+    PasswordVersion,
+    RecoveryKey,
+)
 from repositories.models import Chain, RecoveryRequest, Repository, RestorePoint
 from tests.cast import browser_of
 from tests.factories import (
     make_chain,
+    make_imported_chain,
     make_job,
+    make_kms_key,
     make_password,
     make_point,
     make_proxy,
@@ -87,6 +97,28 @@ TABLE = {
     "recovery_take_back": Row(KEYS, "POST", "recovery"),
     "recovery_delete": Row(KEYS, "GET POST", "recovery"),
     "recovery_usage": Row(KEYS, "GET", "recovery"),
+    "key_map": Row(KEYS, "GET"),
+    "key_map_csv": Row(KEYS, "GET"),
+    "what_if": Row(KEYS, "GET", "kind of key"),
+    "what_if_csv": Row(KEYS, "GET", "kind of key"),
+    "password_lost": Row(KEYS, "GET POST", "password"),
+    "password_found": Row(KEYS, "POST", "password"),
+    "rewrap_chain": Row(KEYS, "GET POST", "chain"),
+    "rewrap_for_password": Row(KEYS, "GET POST", "password"),
+    "rewrap_for_kms_key": Row(KEYS, "GET POST", "kms key"),
+    "rewrap_for_recovery_key": Row(KEYS, "GET POST", "recovery"),
+    "rewrap_stop": Row(KEYS, "POST", "rewrap"),
+    "kms_list": Row(KEYS, "GET"),
+    "kms_new": Row(KEYS, "GET POST"),
+    "kms_detail": Row(KEYS, "GET", "kms server"),
+    "kms_edit": Row(KEYS, "GET POST", "kms server"),
+    "kms_certificate": Row(KEYS, "GET POST", "kms server"),
+    "kms_test": Row(KEYS, "POST", "kms server"),
+    "kms_delete": Row(KEYS, "GET POST", "kms server"),
+    "kms_poll": Row(KEYS, "POST", "kms server"),
+    "kms_rotate": Row(KEYS, "GET POST", "kms key"),
+    "kms_usage": Row(KEYS, "GET", "kms key"),
+    "kms_lost": Row(KEYS, "GET POST", "kms version"),
     "repository_list": Row(SEE, "GET"),
     "repository_detail": Row(SEE, "GET", "repository"),
     "repository_room": Row(SEE, "GET", "repository"),
@@ -96,6 +128,7 @@ TABLE = {
     "repository_edit": Row(ADMINISTER, "GET POST", "repository"),
     "foreign_chains": Row(KEYS, "GET", "repository"),
     "chain_import": Row(KEYS, "GET POST", "foreign chain"),
+    "chain_forget": Row(ADMINISTER, "GET POST", "imported chain"),
     "recovery_request_new": Row(KEYS, "POST", "foreign chain"),
     "recovery_request": Row(KEYS, "GET POST", "recovery request"),
     "recovery_request_file": Row(KEYS, "GET", "recovery request"),
@@ -134,19 +167,9 @@ TABLE = {
 }
 
 WATCHED = (
-    User,
-    RoleGrant,
-    Job,
-    JobChain,
-    Session,
-    RecoveryRequest,
-    PasswordRecord,
-    PasswordVersion,
-    Repository,
-    Chain,
-    RestorePoint,
+    *(User, RoleGrant, Job, JobChain, Session, Repository, Chain, RestorePoint, RecoveryRequest),
+    *(PasswordRecord, PasswordVersion, RecoveryKey, CustodyChallenge, KmsServer, KmsKey, KmsKeyVersion),
 )
-WATCHED += (RecoveryKey, CustodyChallenge)
 
 
 def patterns(resolver: URLResolver) -> Iterator[URLPattern]:
@@ -189,6 +212,7 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(questions, "ask", silent)
     job = make_job(password=make_password())
     chain = make_chain(job)
+    key = make_kms_key()
     addresses = {
         "": {},
         "token": {"token": "no-such-token"},
@@ -196,10 +220,16 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
         "inactive": {"pk": make_user(Role.VIEWER, is_active=False).pk},
         "password": {"uuid": job.password.uuid},
         "recovery": {"uuid": make_recovery_key().uuid},
+        "kind of key": {"kind": "password", "uuid": job.password.uuid},
+        "rewrap": {"uuid": make_session(job, kind=SessionKind.REWRAP, state=State.FAILED).uuid},
+        "kms server": {"uuid": key.server.uuid},
+        "kms key": {"uuid": key.uuid},
+        "kms version": {"uuid": key.uuid, "number": 1},
         "repository": {"uuid": job.repository.uuid},
         "chain": {"uuid": chain.uuid},
         "detached chain": {"uuid": make_chain(job, state=JobChainState.DETACHED).uuid},
         "foreign chain": {"uuid": job.repository.uuid, "chain": "00000000-0000-4000-8000-000000000000"},
+        "imported chain": {"uuid": make_imported_chain(job.repository).uuid},
         "recovery request": {"uuid": make_recovery_request(job.repository).uuid},
         "chain of job": {"uuid": job.uuid, "chain": chain.uuid},
         "point": {"uuid": make_point(chain).uuid},

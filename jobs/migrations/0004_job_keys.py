@@ -4,6 +4,17 @@ import django.db.models.deletion
 from django.db import migrations, models
 
 
+def refuse_kms_jobs(apps, schema_editor):
+    """The release before has no place for them, and would write them without encryption if it had."""
+    jobs = apps.get_model("jobs", "Job").objects.filter(encryption="kms").count()
+    if jobs:
+        said = "1 job encrypts" if jobs == 1 else f"{jobs} jobs encrypt"
+        raise RuntimeError(
+            f"{said} with a key management server, which the release before does not know. "
+            "Choose a password for each of them, or delete it, then go back."
+        )
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -50,4 +61,5 @@ class Migration(migrations.Migration):
             model_name='job',
             constraint=models.CheckConstraint(condition=models.Q(('strict_custody', False), ('encryption', 'kms'), _connector='OR'), name='strict_custody_needs_a_kms'),
         ),
+        migrations.RunPython(migrations.RunPython.noop, refuse_kms_jobs, elidable=False),
     ]

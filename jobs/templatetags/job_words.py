@@ -11,6 +11,7 @@ from django import template
 from django.utils import dateparse
 
 from jobs.models import Job, ScheduleKind, Session
+from jobs.secret_names import KINDS
 
 register = template.Library()
 
@@ -47,6 +48,7 @@ STAGES = {
     "seal": "sealing the file",
     "restore": "restoring",
     "verify": "verifying",
+    "rewrap": "exchanging key slots",
 }
 
 
@@ -54,6 +56,12 @@ STAGES = {
 def stage_words(stage: str) -> str:
     """{{ progress.stage|stage_words }}: what the engine is about"""
     return STAGES.get(stage, stage or "starting")
+
+
+@register.filter
+def key_kind(kind: str) -> str:
+    """{{ secret.kind|key_kind }}: password, KMS key, recovery key"""
+    return KINDS.get(kind, kind)
 
 
 @register.filter

@@ -22,7 +22,7 @@ FLAWS = {
     9: "its certificate is not valid yet. Compare the clocks of both machines",
     10: "its certificate has expired. Give the server a new one",
     18: "its certificate is self-signed, and not the CA that is set here. Set the CA that signed it",
-    19: "its certificate leads to another CA. Set the CA that signed it",
+    19: "its certificate was not signed by the CA that is set here. Set the CA that signed it",
     20: "its certificate was not signed by the CA that is set here. Set the CA that signed it",
     21: "its certificate was not signed by the CA that is set here. Set the CA that signed it",
     62: "its certificate is for another host name. Use a name that stands in the certificate",
@@ -118,7 +118,9 @@ def _left(deadline: float) -> float:
 
 
 def _connected(address: ServerAddress, deadline: float) -> socket.socket:
-    """Connect to the first address of the host that answers, all within the deadline."""
+    """Connect to the first address of the host that answers, all within the deadline; the system's resolver has limits
+    of its own.
+    """
     problem: OSError = ConnectionRefusedError()
     for family, kind, protocol, _name, place in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
         plain = socket.socket(family, kind, protocol)

@@ -18,14 +18,14 @@ from uuid import UUID
 from keys.crypto_errors import UnwrapFailed
 from keys.crypto_recipients import PasswordRecipient, Recipient
 from keys.crypto_slots import Slot, is_for, unwrap
-from repositories.engine.chains import ADOPTABLE_NS, lock_unfinished, remove_locked, unfinished_name
+from repositories.engine.chains import ADOPTABLE_NS, adoptable_files, lock_unfinished, remove_locked, unfinished_name
 from repositories.engine.checkpoint import Settings
 from repositories.engine.errors import Cancelled, EngineError, Interrupted, text
-from repositories.engine.head import Head, authenticates, read_heads
+from repositories.engine.head import Head, authenticates, open_for_reading, read_heads
 from repositories.engine.index import MAX_EPOCHS
 from repositories.engine.observer import Observer, Progress, Pulse
 from repositories.engine.order import BackupOrder, Kind
-from repositories.engine.reader import Point
+from repositories.engine.reader import Point, Secret, unlock
 from repositories.engine.seal import NO_HASH, NO_PARENT
 from repositories.engine.unfinished import Unfinished
 from repositories.engine.writer import UNFINISHED_SUFFIX, unwritable
@@ -33,6 +33,26 @@ from repositories.engine.writer import UNFINISHED_SUFFIX, unwritable
 
 class NotAdopted(Exception):
     """Why an unfinished file is not written on, as the end of a sentence."""
+
+
+def unfinished_key(folder: Path, secret: Secret) -> bytes | None:
+    """The file key of the youngest unfinished file of a chain that nobody holds, for BackupOrder.unfinished_key.
+
+    None where there is none, or where it does not open: then it is not written on. What a secret raises is raised.
+    """
+    there = set(adoptable_files(folder))
+    for path in (path for path in _unfinished_files(folder) if path in there):
+        try:
+            fd = open_for_reading(path)
+        except EngineError:
+            continue  # finished or removed since
+        try:
+            return unlock(path, read_heads(fd, path), secret)[1]
+        except EngineError:
+            continue
+        finally:
+            os.close(fd)
+    return None
 
 
 def settings_of(order: BackupOrder, sources: list[bytes], parent: Point | None) -> Settings:

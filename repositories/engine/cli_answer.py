@@ -11,12 +11,12 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from keys.crypto_recovery_request import AskedFile, Request, answer_text, check_current, read_request
+from keys.crypto_recovery_request import Answer, Request, answer, check_current, read_request
 from repositories.engine.cli_backup import Contradiction
 from repositories.engine.cli_keys import add_recovery_key, private_half, read_text
 from repositories.engine.cli_passwords import may_ask
 from repositories.engine.cli_read import Result
-from repositories.engine.cli_terminal import DONE, FAILED, Terminal, moment, moment_utc, size
+from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, moment, moment_utc, size
 from repositories.engine.errors import EngineError, text
 
 YES = "yes"
@@ -48,10 +48,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Result:
     if not options.yes and not _agreed(terminal):
         terminal.aside("Nothing was answered.")
         return FAILED, {"answered": False}
-    answer, files = answer_text(request, private_half(options.recovery_key))
+    answered = answer(request, private_half(options.recovery_key))
+    for file in answered.refused:
+        terminal.aside(f"warning: point {file.sequence} is not answered: it has no slot that was sealed for this key.")
     terminal.aside("The answer, for that console only. It can be used once:")
-    terminal.say(answer.rstrip("\n"))
-    return DONE, {"answered": True, "answer": answer, **_facts(request, files)}
+    terminal.say(answered.text.rstrip("\n"))
+    return (WITH_WARNINGS if answered.refused else DONE), {"answered": True, **_facts(request, answered)}
 
 
 def _check_console(request: Request, named: str | None) -> None:
@@ -97,11 +99,15 @@ def _when(seconds: int) -> str:
     return moment(seconds * 1_000_000_000)
 
 
-def _facts(request: Request, files: list[AskedFile]) -> dict[str, object]:
+def _facts(request: Request, answered: Answer) -> dict[str, object]:
     return {
+        "answer": answered.text,
         "console": request.console.hex(),
         "request": str(request.request),
         "job_name": text(request.job_name),
         "chain_id": str(request.chain),
-        "points": [{"sequence": file.sequence, "at": moment_utc(file.at_seconds * 1_000_000_000)} for file in files],
+        "points": [
+            {"sequence": file.sequence, "at": moment_utc(file.at_seconds * 1_000_000_000)} for file in answered.files
+        ],
+        "refused": [file.sequence for file in answered.refused],
     }

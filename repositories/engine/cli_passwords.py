@@ -48,6 +48,7 @@ def ask(place: Path) -> bytes:
         if typed:
             return password_bytes(typed)
     raise PasswordNeeded(
-        f"{text(place)} is encrypted. Give its password with --password-file; --plain opens only what is not.",
+        f"{text(place)} is encrypted. Give its password with --password-file, or what else opens it; --plain opens "
+        "only what is not.",
         path=text(place),
     )

@@ -10,7 +10,7 @@ from keys.crypto_password import KdfParameters
 from keys.crypto_rsa import Oaep
 from keys.crypto_slots import Slot, SlotKind
 from repositories.engine.cli_keys import slot_secrets
-from repositories.engine.cli_passwords import ask, from_file
+from repositories.engine.cli_passwords import PasswordNeeded, ask, from_file
 from repositories.engine.cli_points import Listed, Opener, Shelf, absolute
 from repositories.engine.cli_terminal import DONE, FAILED, WITH_WARNINGS, Terminal, moment, moment_utc, size
 from repositories.engine.errors import EngineError, text
@@ -19,6 +19,7 @@ from repositories.engine.reader import Point, inspect
 
 Result = tuple[int, dict[str, object]]
 KNOWN_BY = {SlotKind.PASSWORD: "hint", SlotKind.KMS: "server", SlotKind.RECOVERY: "name"}
+OPENED_BY = {SlotKind.KMS: "a key on the KMS server", SlotKind.RECOVERY: "the recovery key"}
 PADDINGS = {
     Oaep.SHA256: "OAEP SHA-256, MGF1 SHA-256",
     Oaep.SHA256_MGF1_SHA1: "OAEP SHA-256, MGF1 SHA-1",
@@ -37,8 +38,22 @@ def open_shelf(options: argparse.Namespace, terminal: Terminal) -> Shelf:
     shelf = Shelf(absolute(options.place), Opener(password, slot_secrets(options, terminal.aside)))
     shelf.newest()
     if not shelf.opener.has_secret and not options.plain and shelf.is_encrypted():
+        _check_takes_password(shelf)
         return Shelf(shelf.place, Opener(ask(shelf.place)))
     return shelf
+
+
+def _check_takes_password(shelf: Shelf) -> None:
+    """Nobody is asked for a password where none opens the newest point. Raises PasswordNeeded, naming what does."""
+    head = shelf.newest().file.head
+    if head is None or any(slot.kind is SlotKind.PASSWORD for slot in head.slots):
+        return
+    openers = ", ".join(f"{OPENED_BY[slot.kind]} {text(slot.hint) or slot.record}" for slot in head.slots)
+    raise PasswordNeeded(
+        f"No password opens the newest point in {text(shelf.place)}, but {openers}. Give --recovery-key, --kms or "
+        "--slot-secret-file.",
+        path=text(shelf.place),
+    )
 
 
 def run_list(options: argparse.Namespace, terminal: Terminal) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.test import Client
@@ -61,3 +62,8 @@ def test_an_expired_session_is_none():
     store.set_expiry(-1)
     store.save()
     assert SessionStore(store.session_key).load() == {}
+
+
+def test_whoever_adds_second_factors_seals_their_secrets():
+    """allauth keeps TOTP secrets and recovery codes as they are, unless an adapter encrypts them."""
+    assert not apps.is_installed("allauth.mfa"), "seal what it stores: MFA_ADAPTER with encrypt and decrypt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -17,10 +18,11 @@ from keys.crypto_recovery import new_private
 from keys.crypto_recovery_request import AskedFile, AskedSlot, Request, read_answer, read_request, request_text
 from keys.crypto_sheet import whole_sheet
 from keys.crypto_slots import SlotKind
+from repositories.engine import cli
 from repositories.engine.reader import SlotSecrets, inspect, open_point
 from tests.engine.lab import Chain, recipient
 from tests.engine.recovering import recovery_private, recovery_recipient
-from tests.engine_cli.conftest import Engine, refused
+from tests.engine_cli.conftest import Engine
 
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 CONSOLE = SIGNER.public_key().public_bytes_raw().hex()
@@ -76,7 +78,9 @@ def test_the_answer_opens_the_point_at_the_console(engine: Engine, asked: Path, 
             assert point.file_key.hex() not in said and secret.secret.hex() not in said
 
 
-def test_what_is_not_answered(engine: Engine, asked: Path, sheet: Path, chain: Chain, tmp_path: Path) -> None:
+def test_what_is_not_answered(
+    asked: Path, sheet: Path, chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     yes = ("--yes", "--console", CONSOLE)
     expired = tmp_path / "expired"
     expired.write_text(request_text(replace(wanted(chain), expires_at=int(time.time()) - 1), SIGNER))
@@ -84,12 +88,17 @@ def test_what_is_not_answered(engine: Engine, asked: Path, sheet: Path, chain: C
     changed.write_text(asked.read_text().replace(asked.read_text()[300:304], "AAAA"))
     other = tmp_path / "other"
     other.write_text(whole_sheet(recovery_private("another"), name="another", made="today"))
-    refused(engine("answer", expired, "--recovery-key", sheet, *yes), "request-expired")
-    refused(engine("answer", changed, "--recovery-key", sheet, *yes), "bad-text")
-    refused(engine("answer", asked, "--recovery-key", other, *yes), "not-for-this-key")
-    refused(engine("answer", asked, "--recovery-key", sheet, "--yes", "--console", "00" * 32), "another-console")
-    refused(engine("answer", asked, "--recovery-key", sheet, "--yes"), "contradiction")
-    refused(engine("answer", asked, "--recovery-key", sheet), "contradiction")  # nobody is there to be asked
+    for code, request, key, *more in (
+        ("request-expired", expired, sheet, *yes),
+        ("bad-text", changed, sheet, *yes),
+        ("not-for-this-key", asked, other, *yes),
+        ("another-console", asked, sheet, "--yes", "--console", "00" * 32),
+        ("contradiction", asked, sheet, "--yes"),
+        ("contradiction", asked, sheet),  # nobody is there to be asked
+    ):
+        assert cli.main(["answer", str(request), "--recovery-key", str(key), *more, "--json"]) == 2
+        said = capsys.readouterr()
+        assert json.loads(said.out)["error"]["code"] == code and "BEGIN BACKUPSITE" not in said.out + said.err
 
 
 @pytest.mark.parametrize(("typed", "code"), [("yes", 0), ("no", 2)])

@@ -50,6 +50,13 @@ def test_a_backup_is_recovered_without_the_console(alone: Path, engine: Engine, 
     assert done.returncode == 0, done.stderr.decode()
     assert read_facts(elsewhere / "back" / tree.relative_to("/")) == read_facts(tree)
 
+    sheet, public = tmp_path / "sheet", tmp_path / "public"
+    assert engine("recovery-key", "new", "--sheet", sheet, "--public", public).code == 0
+    assert engine("rewrap", repository, "--password-file", new, "--new-recovery-key", public).code == 0
+    command = [python, "-m", "repositories.engine", "verify", repository, "--recovery-key", sheet]
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
 
 def test_the_written_instructions_name_what_exists(engine: Engine) -> None:
     """They are followed under pressure: each option that it names is one that the command line has."""

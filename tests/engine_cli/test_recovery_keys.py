@@ -93,6 +93,12 @@ def test_another_sheet_opens_nothing_and_a_misread_one_says_so(run: Run, chain: 
     assert refused.result["error"]["code"] == "key-file-unreadable" and "nowhere" in refused.err
 
 
+def test_nobody_is_asked_for_a_password_that_does_not_exist(run: Run, chain: Chain) -> None:
+    refused = run("list", chain.root)
+    assert refused.result["error"]["code"] == "password-needed"
+    assert "a key on the KMS server vault in Bonn, the recovery key safe. Give --recovery-key" in refused.err
+
+
 def test_the_sheet_is_typed_at_the_terminal(run: Run, chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = run("list", chain.root, "--recovery-key", "-")
     assert refused.result["error"]["fields"]["reason"] == "no terminal"

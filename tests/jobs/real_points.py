@@ -1,19 +1,27 @@
-"""Real backup files with their rows, for tests of what reads them: the engine writes, the catalogue registers."""
+"""Real backup files with their rows, for tests of what reads them: the engine writes, the catalogue registers.
+
+`many_heads` makes a chain of thousands at once: each file has an authentic head of its own, and the body of the first.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
-from jobs.models import Encryption, Job
-from keys.crypto_recipients import PasswordRecipient
-from keys.passwords import costs_of, kek_of
-from repositories.catalogue import register, sealed_file_of
+from jobs.models import Job
+from jobs.recipients import recipients_of
+from keys.sealing import seal_for
+from repositories.catalogue import register, sealed_file_of, slot_for
 from repositories.engine.backup import BackupOrder, FreeSpace, Kind, ParentPoint, write_backup
-from repositories.engine.reader import FileKey, open_point
-from repositories.models import Chain, RestorePoint
+from repositories.engine.chain_keys import new_slots
+from repositories.engine.head import pack_head
+from repositories.engine.layout import BODY_OFFSET, HEAD_A_OFFSET, HEAD_B_OFFSET
+from repositories.engine.reader import FileKey, inspect, open_point
+from repositories.heads import slot_rows
+from repositories.models import Chain, RestorePoint, Slot
 from repositories.reading import file_key_of
 from tests.engine.lab import Recorder
 from tests.factories import make_chain
@@ -34,7 +42,7 @@ def write_point(job: Job, chain: Chain | None = None) -> RestorePoint:
             reason="first-session",
             started_at_ns=time.time_ns(),
             sources=tuple(os.fsencode(source) for source in job.sources),
-            recipients=recipients_of(job),
+            recipients=recipients_of(job).all(),
             parent=ParentPoint(newest.path, key) if newest else None,
             reserve=FreeSpace(bytes=0, share=0),
             job_name=job.name,
@@ -45,17 +53,29 @@ def write_point(job: Job, chain: Chain | None = None) -> RestorePoint:
         return register(chain, sealed_file_of(opened))
 
 
-def recipients_of(job: Job) -> tuple[PasswordRecipient, ...]:
-    if job.encryption == Encryption.OFF:
-        return ()
-    version = job.password.newest()
-    return (
-        PasswordRecipient(
-            record=job.password.uuid,
-            version=version.number,
-            salt=bytes(version.salt),
-            parameters=costs_of(version),
-            kek=kek_of(version),
-            hint=job.password.hint,
-        ),
-    )
+def many_heads(job: Job, count: int) -> Chain:
+    """Add `count` files to the chain of a job's first point: enough for what looks at heads alone."""
+    first = write_point(job)
+    raw, head = first.path.read_bytes(), inspect(first.path)
+    recipients = recipients_of(job).all()
+    points, keys = [], {}
+    for sequence in range(2, count + 2):
+        file_id, key = uuid.uuid4(), os.urandom(32)
+        slots = new_slots(recipients, key, chain_id=head.chain_id, file_id=file_id)
+        own = pack_head(replace(head, file_id=file_id, sequence=sequence, slots=slots), key)
+        with (first.chain.folder / str(sequence)).open("xb") as file:
+            for offset in (HEAD_A_OFFSET, HEAD_B_OFFSET):
+                file.seek(offset)
+                file.write(own)
+            file.seek(BODY_OFFSET)
+            file.write(raw[BODY_OFFSET:])
+        fields = {field.attname: getattr(first, field.attname) for field in RestorePoint._meta.concrete_fields}
+        own_fields = {"id": None, "uuid": file_id, "sequence": sequence, "file_key_sealed": None}
+        points.append(RestorePoint(**{**fields, **own_fields}))
+        keys[file_id] = key
+    for point in RestorePoint.objects.bulk_create(points, batch_size=1000):
+        point.file_key_sealed = seal_for(point, "file_key_sealed", keys[point.uuid])
+    RestorePoint.objects.bulk_update(points, ["file_key_sealed"], batch_size=1000)
+    said = tuple(slot_for(slot) for slot in head.slots)
+    Slot.objects.bulk_create(slot_rows((point, said) for point in points), batch_size=1000)
+    return first.chain

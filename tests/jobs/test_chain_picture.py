@@ -57,7 +57,7 @@ def test_tiny_chains_have_bars_too(size, largest):
 
 
 def test_each_key_has_a_letter_and_a_colour_in_the_order_of_first_use():
-    keys = name_keys([mark(), mark(key="finance"), mark(key="hr"), mark(key="finance")])
+    keys = name_keys([mark(), mark(keys=("finance",)), mark(keys=("hr",)), mark(keys=("finance",))])
     assert [(key.letter, key.colour, key.name) for key in keys.values()] == [
         ("–", "k0", ""),
         ("A", "k1", "finance"),
@@ -66,7 +66,7 @@ def test_each_key_has_a_letter_and_a_colour_in_the_order_of_first_use():
 
 
 def test_colours_repeat_after_five_keys_and_letters_do_not():
-    keys = list(name_keys([mark(key=f"key {n}") for n in range(28)]).values())
+    keys = list(name_keys([mark(keys=(f"key {n}",)) for n in range(28)]).values())
     assert keys[5].colour == keys[0].colour == "k1"
     assert len({key.letter for key in keys}) == 28
     assert (keys[25].letter, keys[26].letter) == ("Z", "AA")
@@ -74,8 +74,8 @@ def test_colours_repeat_after_five_keys_and_letters_do_not():
 
 def test_a_gap_has_no_key_and_a_fixed_height_whatever_its_kind():
     for kind in ("failed", "missed", "skipped", "next"):
-        (bar,) = draw([mark(kind, size_bytes=10**12, key="finance")]).bars
-        assert (bar.colour, bar.letter, bar.height) == ("", "", GAP_HEIGHT)
+        (bar,) = draw([mark(kind, size_bytes=10**12, keys=("finance",))]).bars
+        assert (bar.stripes, bar.letter, bar.height) == ((), "", GAP_HEIGHT)
 
 
 def test_the_first_bar_of_a_later_chain_is_marked():
@@ -91,7 +91,23 @@ def test_labels_name_each_day_at_most_once_and_do_not_touch():
 
 
 def test_legend_holds_only_the_keys_that_are_drawn():
-    marks = [mark(key="old"), *(mark(key="new", day=day) for day in range(MOST_MARKS))]
+    marks = [mark(keys=("old",)), *(mark(keys=("new",), day=day) for day in range(MOST_MARKS))]
     picture = draw(marks)
     assert [key.name for key in picture.keys] == ["new"]
     assert picture.keys[0].letter == "B"  # the table, which has all, calls it the same
+
+
+def test_a_point_of_several_keys_has_a_stripe_and_a_letter_of_each():
+    both, many, plain, _ = draw([mark(keys=("a", "b")), mark(keys=("b", "c", "d")), mark(), mark(keys=("a",))]).bars
+    assert [stripe.colour for stripe in both.stripes] == ["k1", "k2"]
+    assert both.stripes[0].x == both.x
+    assert round(both.stripes[1].x + both.stripes[1].width, 1) == pytest.approx(both.x + both.width, abs=0.2)
+    assert (both.letter, many.letter, plain.letter) == ("AB", "B+2", "–")
+    assert [stripe.colour for stripe in plain.stripes] == ["k0"]
+
+
+def test_recovery_keys_are_a_small_mark_and_no_colour():
+    picture = draw([mark(keys=("a",)), mark(keys=("a",), recovery=2), mark("failed")])
+    assert [bar.recovery for bar in picture.bars] == [False, True, False]
+    assert picture.recovery and [key.name for key in picture.keys] == ["a"]
+    assert not draw([mark(keys=("a",))]).recovery

@@ -15,8 +15,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.models import AuditEvent
+from jobs import answering, answering_chains
 from jobs.byte_paths import quoted
 from jobs.models import Proxy, Question, Session, State
+from jobs.questions import _put, _read
 from jobs.sessions import start_restore, start_verify
 from jobs.tasks import run_session
 from keys.crypto_password import KdfParameters, derive_kek
@@ -26,7 +28,8 @@ from keys.passwords import kek_of
 from keys.public_recipients import kms_recipient
 from keys.sealing import ensure_ring
 from repositories.catalogue import check_chain
-from repositories.engine.backup import Kind
+from repositories.engine.backup import Kind, ParentPoint
+from repositories.foreign import OpenedChain
 from repositories.models import Chain as ChainRow
 from repositories.models import Repository, RestorePoint, Slot
 from repositories.reading import open_point
@@ -37,16 +40,19 @@ from tests.factories import (
     make_kms_key,
     make_kms_server,
     make_password,
+    make_pin,
     make_proxy,
     make_repository,
+    make_session,
     make_user,
 )
 from tests.jobs.conftest import Worker
 from tests.jobs.people import alice, bob, charlie, rita, sven, text_of, vera
 from tests.jobs.proxy_answers import answer_at_once, be_silent
+from tests.secret_search import Search
 
 pytestmark = pytest.mark.django_db
-OLD, NEW = "correct horse", "another horse"
+OLD, NEW, UNHINTED = "correct horse", "another horse", "nobody's horse"
 
 
 @pytest.fixture(autouse=True)
@@ -130,9 +136,11 @@ def test_through_the_queue_and_then_browsed_downloaded_restored_and_verified(
     elsewhere: Chain, repository: Repository, quick_worker: Worker, tmp_path: Path
 ) -> None:
     Proxy.objects.filter(pk=make_proxy().pk).update(seen_at=timezone.now() + timedelta(hours=1))
-    elsewhere.write()
-    assert post(alice(), repository, elsewhere, OLD).status_code == 302
+    elsewhere.write(recipients=(replace(recipient(UNHINTED), hint="the stable"),))
+    assert post(alice(), repository, elsewhere, "a wrong password").status_code == 200
+    assert post(alice(), repository, elsewhere, UNHINTED).status_code == 302
     assert quick_worker.errors == [] and not Question.objects.exists()
+    assert secrets_of(elsewhere).tables() == []
     (point,) = points(elsewhere)
     folder = f"?path={quoted(inside(elsewhere.source))}"
     file = f"?path={quoted(inside(elsewhere.source, 'report.txt'))}"
@@ -145,6 +153,27 @@ def test_through_the_queue_and_then_browsed_downloaded_restored_and_verified(
     assert run(start_verify(point, by=make_user(), depth="full")).state == State.SUCCEEDED
     restored = tmp_path / "into" / str(elsewhere.source).lstrip("/") / "report.txt"
     assert restored.read_bytes() == b"all is well\n"
+
+
+def secrets_of(chain: Chain) -> Search:
+    """Look for what must stand nowhere in the open."""
+    keys = {f"file key {point.sequence}": point.file_key or b"" for point in chain.points}
+    return Search({"right": UNHINTED.encode(), "wrong": b"a wrong password", "kek": recipient(UNHINTED).kek, **keys})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_on_the_way_to_the_proxy_and_back_keys_are_sealed(elsewhere: Chain, repository: Repository) -> None:
+    elsewhere.write(recipients=(replace(recipient(UNHINTED), hint="the stable"),))
+    about = {"repository": str(repository.uuid), "chain": str(elsewhere.chain_id), "password": UNHINTED}
+    question = _put(make_proxy(), "open_chain", about, make_user())
+    assert secrets_of(elsewhere).tables() == []
+    answering.answer(question.pk)
+    assert secrets_of(elsewhere).tables() == []
+    question.refresh_from_db()
+    found = answering_chains.read(_read(question), OpenedChain)
+    sealed = found.chain.files[0].sealed
+    assert sealed and sealed.file_key == elsewhere.points[0].file_key
+    assert secrets_of(elsewhere).look("repr", "an answer", repr(found).encode()) == []
 
 
 def run(session: Session) -> Session:
@@ -206,14 +235,18 @@ def test_wrong_passwords_are_refused_and_throttled_for_this_chain(elsewhere, rep
 
 def test_a_fork_and_a_foreign_file_are_shown_and_not_joined(elsewhere, repository, asked):
     elsewhere.write()
+    first = elsewhere.points[0]
+    for sequence in (3, 4):
+        elsewhere.write(sequence=sequence, parent=ParentPoint(first.path, first.file_key))
     stranger = replace(elsewhere, root=elsewhere.root.with_name("stranger"), passwords=(), points=[])
     stranger.write(sequence=2)
     shutil.copy(stranger.points[0].path, elsewhere.folder)
     alice_ = alice()
     post(alice_, repository, elsewhere, OLD)
     page = text_of(alice_.get(address(repository, elsewhere)))
-    assert "1 file of this folder does not belong to the chain" in page and "unlike its chain" in page
-    assert [point.sequence for point in points(elsewhere)] == [1]
+    assert "2 files of this folder do not belong to the chain" in page
+    assert "unlike its chain" in page and "fork" in page and "another file was written behind before" in page
+    assert [point.sequence for point in points(elsewhere)] == [1, 3]
     chain = ChainRow.objects.get()
     assert chain.damage.startswith("File 2: It is not encrypted")
     shown = text_of(vera().get(reverse("chain_detail", args=[chain.uuid])))
@@ -289,6 +322,50 @@ def test_a_copy_of_a_chain_that_is_known_elsewhere_is_not_taken_twice(elsewhere,
     )
     page = text_of(post(alice(), other, elsewhere, OLD))
     assert "this is a copy of it" in page and len(points(elsewhere)) == 1
+
+
+def test_a_chain_that_a_session_writes_is_left_to_it(elsewhere, repository, asked):
+    elsewhere.write()
+    job = make_job(name="Ledger files", repository=repository)
+    make_session(job, state=State.RUNNING, claimed_settings={"chain": str(elsewhere.chain_id)})
+    page = text_of(post(alice(), repository, elsewhere, OLD))
+    assert "A session of Ledger files is writing this chain now" in page and asked == ["look_at_chain"]
+    assert not ChainRow.objects.exists()
+
+
+def test_names_and_numbers_of_a_stranger_break_nothing(elsewhere, repository, asked):
+    hostile = replace(recipient(OLD), hint="<b>\0\n" + "ä" * 80)
+    elsewhere.write(recipients=(hostile,), job_name="a\0job\n" + "x" * 300)
+    alice_ = alice()
+    assert "&lt;b&gt;" in alice_.get(address(repository, elsewhere)).content.decode()
+    post(alice_, repository, elsewhere, OLD)
+    (point,) = points(elsewhere)
+    assert "\n" not in point.chain.job_name + point.slots.get().hint and len(point.chain.job_name) == 100
+    far = replace(elsewhere, chain_id=UUID(int=9), points=[])
+    far.write(sequence=3_000_000_000)
+    assert "that the catalogue cannot hold" in text_of(post(alice_, repository, far, OLD))
+    assert ChainRow.objects.count() == 1
+
+
+def test_an_imported_chain_is_forgotten_and_imported_anew(elsewhere, repository, asked):
+    elsewhere.write()
+    elsewhere.write()
+    alice_ = alice()
+    post(alice_, repository, elsewhere, OLD)
+    chain = ChainRow.objects.get()
+    forget = reverse("chain_forget", args=[chain.uuid])
+    assert forget in alice_.get(reverse("chain_detail", args=[chain.uuid])).content.decode()
+    assert "are not touched" in text_of(alice_.get(forget)) and len(points(elsewhere)) == 2
+    pin = make_pin(points(elsewhere)[0])
+    assert "Not forgotten" in text_of(alice_.post(forget)) and len(points(elsewhere)) == 2
+    pin.delete()
+    assert alice_.post(forget)["Location"] == reverse("foreign_chains", args=[repository.uuid])
+    assert not ChainRow.objects.exists() and not Slot.objects.exists() and len(elsewhere.names()) == 2
+    assert AuditEvent.objects.get(action="imported chain forgotten").severity == "high"
+    post(alice_, repository, elsewhere, OLD)
+    assert len(points(elsewhere)) == 2
+    own = make_chain(make_job(repository=repository))
+    assert alice_.post(reverse("chain_forget", args=[own.uuid])).status_code == 404
 
 
 def test_a_run_whose_beginning_is_gone_is_left_and_the_next_is_taken(elsewhere, repository, asked):

@@ -127,7 +127,28 @@ class TestNewJob:
         job = Job.objects.get()
         assert (job.password.name, job.password.hint) == ("finance", "bicycle")
         assert job.password.newest().number == 1
-        assert AuditEvent.objects.filter(action="create password").exists()
+        event = AuditEvent.objects.get(action="password created")
+        assert event.after == {"name": "finance", "hint": "bicycle", "strength": job.password.newest().strength}
+
+    def test_a_weak_password_is_taken_only_when_that_is_wanted(self, source):
+        weak = "finance-2026"
+        data = typed(
+            source,
+            repository=str(make_repository().uuid),
+            password="new",
+            new_name="finance",
+            new_password=weak,
+            new_password_again=weak,
+        )
+        page = alice().post(reverse(NEW), data).content.decode()
+        assert "This password is weak" in page and 'name="new_weak_ok"' in page and f'value="{weak}"' not in page
+        assert not PasswordRecord.objects.exists()
+        save(alice(), reverse(NEW), {**data, "new_weak_ok": "on"})
+        assert Job.objects.get().password.newest().strength < 3
+
+    def test_nobody_is_asked_about_a_good_password(self, source):
+        strong = typed(source, name="", password="new", new_name="a", new_password=SECRET, new_password_again=SECRET)
+        assert "new_weak_ok" not in alice().post(reverse(NEW), strong).content.decode()
 
     def test_a_refused_form_makes_no_password(self, source):
         data = typed(

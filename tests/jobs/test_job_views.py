@@ -116,7 +116,7 @@ class TestDetail:
         make_due_time(job, due_at=second.started_at, state=DueState.MISSED, reason="nobody-there")
         response = vera().get(url("job_detail", job))
         page = text_of(response)
-        assert page.count('class="bar full"') == page.count('class="bar incremental"') == 1
+        assert page.count('class="bar full k1"') == page.count('class="bar incremental k2"') == 1
         assert "Nobody was there" in page
         assert f"{job.password.name}, version 2" in page
         assert str(first.uuid) in page

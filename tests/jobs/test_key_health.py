@@ -215,9 +215,9 @@ def make_everything_wrong() -> None:
 
 
 SENTENCES = [
-    "1 restore point has lost the key",
+    "1 restore point has lost the key it was sealed with</b>: nothing else opens it.",
     "1 restore point needs a key that is disabled or about to be deleted",
-    "1 key server does not answer",
+    "1 key server does not answer as it should.",
     "3 jobs depend on a key server alone",
     "1 restore point is not yet proven",
     "1 password is weak",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from uuid import uuid4
 
 import pytest
@@ -171,7 +172,9 @@ def test_a_hundred_thousand_points(job: Job, old: PasswordRecord) -> None:
     started = timezone.now()
     secrets(uses())
     assert span_of(only_opened_by(Lost((old.uuid,)), console=False)).points == 100_000
-    assert (timezone.now() - started).total_seconds() < 5
+    seconds = (timezone.now() - started).total_seconds()
+    sys.stdout.write(f"The map of 100,000 points, and what if one password were lost, took {seconds:.2f} s.\n")
+    assert seconds < 5
 
 
 def many_points(chain: Chain, record: PasswordRecord, count: int) -> None:

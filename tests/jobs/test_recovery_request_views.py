@@ -27,6 +27,7 @@ from tests.engine.recovering import recovery_private, recovery_recipient
 from tests.factories import make_job, make_kms_key, make_repository
 from tests.jobs.people import alice, bob, charlie, rita, sven, text_of, vera
 from tests.jobs.proxy_answers import answer_at_once
+from tests.secret_search import Search
 
 pytestmark = pytest.mark.django_db
 PROJECT = Path(__file__).resolve().parents[2]
@@ -100,6 +101,9 @@ def test_the_whole_round_opens_the_chain_once(elsewhere, repository, tmp_path):
             assert opened.summary.files == 1
     made.refresh_from_db()
     assert made.answered_at and made.private_sealed is None
+    keys = {f"file key {point.sequence}": point.file_key or b"" for point in elsewhere.points}
+    secrets = Search({"sheet": recovery_private().seed, **keys})
+    assert secrets.tables() == [] and secrets.look("answer", "its text", answer.encode()) == []
     again = sven_.post(reverse("recovery_request", args=[made.uuid]), {"answer": answer})
     assert "its answer was used" in text_of(again)
     events = AuditEvent.objects.filter(action__startswith="recovery").order_by("pk")
@@ -119,6 +123,9 @@ def test_known_points_whose_kms_is_gone_become_readable_again(elsewhere, reposit
     chain.points.update(file_key_sealed=None)
     type(chain).objects.filter(pk=chain.pk).update(imported_at=None, job_name=job.name)
     address = reverse("chain_import", args=[repository.uuid, elsewhere.chain_id])
+    assert address in alice_.get(reverse("chain_detail", args=[chain.uuid])).content.decode()
+    unreadable = alice_.get(reverse("point_browse", args=[points(elsewhere)[0].uuid]))
+    assert address in unreadable.content.decode()
     refused = text_of(alice_.post(address, {"password": "lost too"}))
     assert "strict custody" in refused and not chain.points.exclude(file_key_sealed=None).exists()
     made = make_request(alice_, repository, elsewhere)

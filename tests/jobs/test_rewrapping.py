@@ -4,36 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from backupsite.models import AuditEvent, Severity
 from jobs import rewrapping
 from jobs.admission import admit
 from jobs.file_keys import file_keys_of
-from jobs.leases import Claim, claim
+from jobs.leases import Claim, claim, expire
 from jobs.models import Job, LogLine, Proxy, Session, State
 from jobs.planning import plan
+from jobs.protocol import Heads, RewrapDone, read_event, request_line
 from jobs.rewrap_orders import Order, Wanted, start_rewrap
+from jobs.session_log import SessionLog
 from jobs.sessions import AlreadyActive, start_backup, start_restore
 from jobs.situation import situation_of
+from jobs.supervising import kill_group, start_process
 from jobs.tasks import run_session
 from keys.crypto_recovery import new_private
+from keys.kms.interface import KmsAway
 from keys.models import PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
-from keys.sealing import vouch_for
-from repositories import catalogue
+from repositories import catalogue, own_secrets
 from repositories.engine.errors import CannotUnwrap
 from repositories.engine.layout import BODY_OFFSET
 from repositories.engine.reader import Kek, inspect, open_point
-from repositories.models import RestorePoint, Slot
+from repositories.heads import HeadNow
+from repositories.models import Chain, RestorePoint, Slot
 from repositories.reading import open_point as open_known
-from tests.factories import change_password, make_job, make_password, make_proxy, make_repository, make_user
-from tests.jobs.real_points import write_point
+from tests.factories import (
+    add_kms_version,
+    change_password,
+    make_job,
+    make_kms_key,
+    make_kms_server,
+    make_password,
+    make_proxy,
+    make_recovery_key,
+    make_repository,
+    make_user,
+)
+from tests.jobs.real_points import many_heads, write_point
+from tests.kms.server import KmipServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,7 +68,8 @@ def proxy(transactional_db: None) -> Proxy:
 def job(tmp_path: Path) -> Job:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_bytes(os.urandom(3000))
-    return make_job(sources=[str(tmp_path / "source")], repository=make_repository(tmp_path / "repository"))
+    repository = make_repository(tmp_path / "repository")
+    return make_job(sources=[str(tmp_path / "source")], repository=repository, keep_points=100_000)
 
 
 def write(job: Job, points: int) -> list[RestorePoint]:
@@ -88,47 +108,97 @@ def opens(point: RestorePoint, version: PasswordVersion) -> bool:
 
 def rows(points: list[RestorePoint]) -> list[tuple[int, list[int]]]:
     found = RestorePoint.objects.filter(pk__in=[point.pk for point in points]).order_by("sequence")
-    return [(p.head_generation, sorted(p.slots.values_list("version", flat=True))) for p in found]
+    slots = found.prefetch_related("slots")
+    return [(p.head_generation, sorted(slot.version for slot in p.slots.all())) for p in slots]
 
 
 def log_codes(session: Session) -> list[str]:
     return list(LogLine.objects.filter(session=session).values_list("code", flat=True))
 
 
-def test_a_chain_is_rewrapped_and_the_catalogue_follows(job: Job) -> None:
+def test_slots_are_added_then_taken_away_and_nothing_is_written_twice(job: Job) -> None:
     points = write(job, 3)
     old, new = old_and_new(job)
-    before = [hashlib.sha256(point.path.read_bytes()[BODY_OFFSET:]).digest() for point in points]
-    session = rewrap(points, order_for(points, new, old))
+    before = bodies(points)
+    session = rewrap(points, order_for(points, new))
     assert (session.state, session.result_code) == (State.SUCCEEDED, "rewrapped"), session.result_message
     assert session.result_params == {"written": 3, "passed": 0, "refused": 0, "closed": 0, "points": 3}
+    assert [(opens(point, old), opens(point, new)) for point in points] == [(True, True)] * 3
+    assert rows(points) == [(2, [1, 2])] * 3
+    rewrap(points, order_for(points, new, old))
     assert [(opens(point, old), opens(point, new)) for point in points] == [(False, True)] * 3
-    assert [hashlib.sha256(point.path.read_bytes()[BODY_OFFSET:]).digest() for point in points] == before
-    assert rows(points) == [(2, [2])] * 3
-    assert {slot.password for slot in Slot.objects.all()} == {new}
-    assert {slot.hint for slot in Slot.objects.all()} == {job.password and job.password.hint}
+    assert rows(points) == [(3, [2])] * 3
+    assert bodies(points) == before
+    assert {(slot.password, slot.hint) for slot in Slot.objects.all()} == {(new, job.password and job.password.hint)}
     assert plan(situation_of(job)).reason == "changes-since-parent", "the newest point opens with the new key already"
+    again = rewrap(points, order_for(points, new, old))
+    assert (again.result_params["written"], again.result_params["passed"]) == (0, 3)
+    assert rows(points) == [(3, [2])] * 3
     requested, used, ended = AuditEvent.objects.order_by("pk")[:3]
     assert [event.action for event in (requested, used, ended)] == ["rewrap requested", "key used", "rewrap ended"]
     assert requested.severity == Severity.HIGH and requested.after["points"] == 3
     assert ended.after["written"] == 3
 
 
-def test_adding_alone_leaves_the_old_secret(job: Job) -> None:
+def test_only_the_points_of_a_record_and_a_recovery_key_with_them(job: Job) -> None:
     points = write(job, 2)
-    old, new = old_and_new(job)
-    rewrap(points, order_for(points, new))
-    assert [(opens(point, old), opens(point, new)) for point in points] == [(True, True)] * 2
-    assert rows(points) == [(2, [1, 2])] * 2
+    job.password = make_password("another")
+    job.save()
+    points += write(job, 1)
+    third, sheet = make_password("a third"), make_recovery_key()
+    add = (wanted(third.newest()), Wanted("recovery", sheet.uuid, 1))
+    session = rewrap(points, Order(points[0].chain.uuid, add, having=job.password.uuid))
+    assert session.result_params["points"] == 1
+    assert [opens(point, third.newest()) for point in points] == [False, False, True]
+    assert [slot.point for slot in Slot.objects.filter(recovery=sheet, kind="recovery")] == [points[2]]
 
 
-def test_started_again_it_writes_nothing_twice(job: Job) -> None:
-    points = write(job, 2)
-    old, new = old_and_new(job)
-    rewrap(points, order_for(points, new, old))
-    again = rewrap(points, order_for(points, new, old))
-    assert (again.result_params["written"], again.result_params["passed"]) == (0, 2)
-    assert rows(points) == [(2, [2])] * 2
+def test_a_recipient_that_the_console_does_not_vouch_for_gets_no_slot(job: Job) -> None:
+    points = write(job, 1)
+    sheet = make_recovery_key(retired_at=timezone.now())
+    order = Order(points[0].chain.uuid, (Wanted("recovery", sheet.uuid, 1),))
+    assert rewrap(points, order).result_code == "recipient-gone"
+    RecoveryKey.objects.update(public=new_private().public(), retired_at=None)
+    assert rewrap(points, order).result_code == "key-out-of-reach"
+    assert inspect(points[0].path).generation == 1
+
+
+def test_nothing_that_could_be_done_is_a_failure() -> None:
+    outcome = rewrapping.outcome_of(RewrapDone(0, 0, 1, stopped=False), {"points": 3, "closed": 2}, wished=False)
+    assert (outcome.state, outcome.code, outcome.figures["warnings"]) == (State.FAILED, "nothing-rewrapped", 3)
+    stopped = rewrapping.outcome_of(RewrapDone(1, 0, 0, stopped=True), {"points": 3}, wished=False)
+    assert (stopped.state, stopped.code) == (State.INTERRUPTED, "stopped-outside")
+
+
+def bodies(points: list[RestorePoint]) -> list[bytes]:
+    return [hashlib.sha256(point.path.read_bytes()[BODY_OFFSET:]).digest() for point in points]
+
+
+def rewrap_many_points(job: Job, number: int) -> float:
+    """Rewrap a chain of so many points, check each, and return the seconds of the session."""
+    chain = many_heads(job, number - 1)
+    points = list(chain.points.select_related("chain__repository").order_by("sequence"))
+    before, (old, new) = bodies(points), old_and_new(job)
+    session = rewrap(points, order_for(points, new, old))
+    assert (session.state, session.result_params["written"]) == (State.SUCCEEDED, number), session.result_message
+    assert rows(points) == [(2, [2])] * number
+    assert bodies(points) == before, "no block is written again"
+    heads = [inspect(point.path) for point in points]
+    assert {(head.generation, head.copies_differ, len(head.slots)) for head in heads} == {(2, False, 1)}
+    assert {head.slots[0].version for head in heads} == {2}
+    assert session.started_at and session.ended_at
+    return (session.ended_at - session.started_at).total_seconds()
+
+
+def test_two_hundred_points(job: Job) -> None:
+    rewrap_many_points(job, 200)
+
+
+@pytest.mark.soak
+def test_ten_thousand_points_in_less_than_a_minute(job: Job) -> None:
+    seconds = rewrap_many_points(job, 10_000)
+    sys.stdout.write(f"A rewrap session of 10,000 points took {seconds:.1f} s.\n")
+    assert seconds < 60
 
 
 def test_a_crash_between_file_and_row_is_no_damage_and_the_next_rewrap_heals_the_row(job: Job) -> None:
@@ -148,6 +218,50 @@ def test_a_crash_between_file_and_row_is_no_damage_and_the_next_rewrap_heals_the
     healed = rewrap(points, order)
     assert (healed.result_params["written"], healed.result_params["passed"]) == (0, 3)
     assert rows(points) == [(2, [2])] * 2
+
+
+def test_killed_in_the_middle_the_next_one_goes_on_where_it_was(job: Job) -> None:
+    """The process is killed after its first report, and its worker with it: no row was stored."""
+    chain = many_heads(job, 249)
+    points = list(chain.points.select_related("chain__repository").order_by("sequence"))
+    old, new = old_and_new(job)
+    order = order_for(points, new, old)
+    session = start_rewrap(chain, order, by=None)
+    held = claim(session.pk)
+    assert held
+    process = start_process()
+    assert process.stdin and process.stdout
+    process.stdin.write(request_line(rewrapping.prepare(session, held, SessionLog(session))))
+    process.stdin.flush()
+    next(event for event in map(read_event, process.stdout) if isinstance(event, Heads))
+    kill_group(process)
+    process.communicate()
+    Session.objects.filter(pk=session.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
+    assert expire() == [session.pk]
+    assert rows(points) == [(1, [1])] * 250
+    again = rewrap(points, order)
+    assert again.state == State.SUCCEEDED, again.result_message
+    assert again.result_params["passed"] >= 100
+    assert again.result_params["written"] + again.result_params["passed"] == 250
+    assert rows(points)[:100] == [(2, [2])] * 100
+    assert {versions[0] for _, versions in rows(points)} == {2}
+
+
+def test_heads_wait_until_the_database_takes_them(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = write(job, 2)
+    _, new = old_and_new(job)
+    real, calls = rewrapping.store_heads, count()
+
+    def away_at_first(chain: Chain, heads: Sequence[HeadNow]) -> int:
+        if next(calls) == 0:
+            raise OperationalError("the database went away")
+        return real(chain, heads)
+
+    monkeypatch.setattr(rewrapping, "store_heads", away_at_first)
+    session = rewrap(points, order_for(points, new))
+    assert session.state == State.SUCCEEDED, session.result_message
+    assert rows(points) == [(2, [1, 2])] * 2
+    assert next(calls) >= 2
 
 
 def test_an_older_head_is_never_gone_on_from(job: Job) -> None:
@@ -189,56 +303,6 @@ def test_a_key_is_found_in_the_keyring_of_a_newer_point_or_by_a_slot(job: Job) -
     assert (found.known, found.closed) == (cached, {}), "from the newest one's slot, then its keyring"
 
 
-def test_nothing_that_could_be_done_is_a_failure(job: Job) -> None:
-    points = write(job, 1)
-    old, new = old_and_new(job)
-    points[0].path.write_bytes(b"no backup file")
-    session = rewrap(points, order_for(points, new, old))
-    assert (session.state, session.result_code) == (State.FAILED, "nothing-rewrapped")
-
-
-def test_only_the_points_of_a_record(job: Job) -> None:
-    points = write(job, 2)
-    other = make_password("another")
-    job.password = other
-    job.save()
-    points += write(job, 1)
-    third = make_password("a third")
-    session = rewrap(points, Order(points[0].chain.uuid, (wanted(third.newest()),), having=other.uuid))
-    assert session.result_params["points"] == 1
-    assert [opens(point, third.newest()) for point in points] == [False, False, True]
-
-
-def recovery_key() -> RecoveryKey:
-    key = RecoveryKey.objects.create(name=f"sheet {uuid4()}", public=new_private().public(), made_by="offline")
-    key.proof = vouch_for(key, "proof")
-    key.save()
-    return key
-
-
-def test_a_recovery_key_is_added_to_existing_points(job: Job) -> None:
-    points = write(job, 2)
-    key = recovery_key()
-    session = rewrap(points, Order(points[0].chain.uuid, (Wanted("recovery", key.uuid, 1),)))
-    assert session.state == State.SUCCEEDED
-    assert Slot.objects.filter(recovery=key, kind="recovery").count() == 2
-
-
-@pytest.mark.parametrize("change", ["retired", "forged"])
-def test_a_recipient_that_the_console_does_not_vouch_for_gets_no_slot(job: Job, change: str) -> None:
-    points = write(job, 1)
-    key = recovery_key()
-    if change == "forged":
-        RecoveryKey.objects.filter(pk=key.pk).update(public=new_private().public())
-    else:
-        key.retired_at = timezone.now()
-        key.proof = vouch_for(key, "proof")
-        key.save()
-    session = rewrap(points, Order(points[0].chain.uuid, (Wanted("recovery", key.uuid, 1),)))
-    assert session.result_code == {"retired": "recipient-gone", "forged": "key-out-of-reach"}[change]
-    assert inspect(points[0].path).generation == 1
-
-
 def test_an_order_that_was_changed_in_the_database_is_refused(job: Job) -> None:
     points = write(job, 1)
     _, new = old_and_new(job)
@@ -254,6 +318,37 @@ def start_rewrap_elsewhere(job: Job, new: PasswordVersion) -> Session:
     other = make_job(sources=job.sources, password=job.password, repository=make_repository(f"{job.repository.path}-2"))
     points = [write_point(other)]
     return start_rewrap(points[0].chain, order_for(points, new), by=None)
+
+
+def test_strict_custody_asks_the_server_once_and_keeps_no_key(
+    job: Job, kmip_server: KmipServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is in the cache: the server opens the newest point, whose keyring opens the others."""
+    key = make_kms_key(make_kms_server(kmip_server, answered_at=timezone.now()), kmip_server)
+    job.encryption, job.password, job.kms_key = "kms", None, key
+    job.strict_custody = True
+    job.save()
+    points = write(job, 2)  # the second one finds the key of the first in the cache
+    RestorePoint.objects.update(file_key_sealed=None)
+    version = add_kms_version(key, real=kmip_server)
+    order = Order(points[0].chain.uuid, (Wanted("kms", key.uuid, 2),), ((key.uuid, 1),))
+    session = rewrap(points, order)
+    assert (session.state, session.result_params["written"]) == (State.SUCCEEDED, 2), session.result_message
+    assert rows(points) == [(2, [2])] * 2
+    assert {slot.kms for slot in Slot.objects.all()} == {version}
+    assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
+    closed = file_keys_of(list(RestorePoint.objects.order_by("sequence")))
+    assert len(closed.known) == 2, "the server opens what the rewrap sealed"
+    asked = count()
+
+    def away(*_: object) -> bytes:
+        next(asked)
+        raise KmsAway("The server does not answer.")
+
+    monkeypatch.setattr(own_secrets, "slot_secrets", lambda: away)
+    closed = file_keys_of(list(RestorePoint.objects.order_by("sequence")))
+    assert (closed.known, set(closed.closed.values())) == ({}, {"The server does not answer."})
+    assert next(asked) == 1, "it is waited for once, not for each point"
 
 
 # Beside others
@@ -284,14 +379,14 @@ def test_a_stop_keeps_what_was_done_and_says_so(job: Job) -> None:
     assert isinstance(held, Claim)
     Session.objects.filter(pk=session.pk).update(cancel_requested_at=timezone.now())
     request = rewrapping.prepare(session, held, rewrapping_log(session))
-    done = rewrapping.RewrapDone(written=1, passed=0, refused=0, stopped=True)
+    done = RewrapDone(written=1, passed=0, refused=0, stopped=True)
     outcome = rewrapping.finish(session, held, request, done, rewrapping_log(session))
     assert (outcome.state, outcome.code, outcome.params["written"]) == (State.CANCELLED, "cancelled", 1)
     assert "Started again, it goes on" in outcome.message
 
 
-def rewrapping_log(session: Session) -> rewrapping.SessionLog:
-    return rewrapping.SessionLog(session)
+def rewrapping_log(session: Session) -> SessionLog:
+    return SessionLog(session)
 
 
 def test_a_restore_that_runs_meanwhile_succeeds(job: Job, tmp_path: Path) -> None:

@@ -13,6 +13,15 @@ NOW = "2026-11-23T02:00:00+00:00"
 UUID = "6a3f1b4e-0000-4000-8000-000000000000"
 KEY = {"record": UUID, "version": 2, "name": "finance"}
 CHAIN = {"chain": UUID, "state": "current", "points": 7, "bytes": 13 * 2**30, "first": NOW, "last": NOW}
+CLOSED_KEY = {
+    "key": "key of Ledger on vault, version 1",
+    "state": "destroyed",
+    "points": 7,
+    "with_another_slot": 2,
+    "jobs": ["Ledger"],
+    "first": NOW,
+    "last": NOW,
+}
 
 REASON_PARAMS = {
     "chain-damaged": {"damage": "the file of point 3 is missing"},
@@ -29,14 +38,29 @@ EFFECT_PARAMS = {
     "existing-chain-stays": {**CHAIN, "repository": "nas"},
     "old-points-keep-old-key": {**KEY, "points": 7},
     "new-key-opens-whole-chain": {**KEY, "points": 7},
+    "key-is-gone": KEY,
+    "no-recovery-key": {"server": "kms"},
+    "kms-releases-keys": {"server": "kms"},
+    "kms-outage": {"server": "kms", "outage": "cached"},
+    "strict-custody": {"server": "kms"},
     "up-to-2n-stay": {"points": 14, "keep": 7, "bytes": 2**30},
     "running-session-keeps-its-settings": {"session": UUID, "state": "running"},
 }
 RESULT_PARAMS = {
+    "rewrapped": {"written": 7, "passed": 1, "refused": 1, "closed": 1, "points": 10},
+    "nothing-rewrapped": {"written": 0, "passed": 0, "refused": 1, "closed": 1, "points": 2},
+    "recipient-gone": {"name": "password 0f8e, version 2"},
+    "chain-gone": {},
     "backed-up": {"kind": "full", "sequence": 1, "new_chain": True, "warnings": 1},
     "restored": {"skipped": 1, "failed": 2, "warnings": 3},
     "verified": {"depth": "full", "notes": 0},
     "damaged": {"damages": 1, "damaged_files": 2},
+    "kms-polled": {"server": "vault", "keys": 2, "pairs": 3, "rotated": 1},
+    "kms-doubt": {
+        "server": "vault",
+        "problems": ["The key is active, but does not open."],
+    },
+    "kms-keys-closed": {"server": "vault", "points": 7, "keys": [CLOSED_KEY, {**CLOSED_KEY, "points": 0, "jobs": []}]},
     "protection-changed": {"job": "Ledger"},
     "plaintext-refused": {"repository": "vault"},
     "source-in-repository": {"path": "/srv", "repository": "/srv/r"},
@@ -72,6 +96,16 @@ def check(sentence: str, code: str) -> None:
 def test_every_reason_has_a_sentence(reason):
     sentence = words("_reason", code=reason, params=REASON_PARAMS.get(reason, {}), message="")
     check(sentence, reason)
+
+
+def test_keys_of_servers_are_said_otherwise_than_passwords():
+    kms = {**KEY, "kind": "kms", "name": "key of Ledger on vault"}
+    rotated = words("_reason", code="key-changed", params={**kms, "same_record": True})
+    assert rotated == "The key of Ledger on vault was rotated."
+    gone = words("_reason", code="key-gone", params={**kms, "points": 2})
+    assert gone == "The key of Ledger on vault is gone for good: 2 restore points stay closed."
+    fails = words("_consequence", code="kms-outage", params={"server": "vault", "outage": "fail"})
+    assert fails.startswith("Sessions fail while vault does not answer")
 
 
 def test_a_changed_password_and_another_password_are_said_differently():

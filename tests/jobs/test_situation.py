@@ -157,7 +157,7 @@ def test_disabling_says_so_and_what_stays_encrypted():
     assert Effect.NOT_ENCRYPTED_FROM_NOW in codes_of(job)
     (stays,) = params_of(job, Effect.EXISTING_CHAIN_STAYS_ENCRYPTED)
     assert stays["points"] == 3
-    assert stays["keys"] == [{"record": str(record.uuid), "version": 1, "name": record.name}]
+    assert stays["keys"] == [{"kind": "password", "record": str(record.uuid), "version": 1, "name": record.name}]
 
 
 def test_a_vault_refuses_and_the_form_says_so():

@@ -23,7 +23,7 @@ from keys.crypto_recovery_request import (
     AskedFile,
     AskedSlot,
     Request,
-    answer_text,
+    answer,
     check_current,
     read_answer,
     read_request,
@@ -71,9 +71,9 @@ def test_the_round() -> None:
     text = request_text(wanted(), SIGNER)
     request = read_request(text)
     assert (request.console, request.job_name, request.points) == (SIGNER.public_key().public_bytes_raw(), "Ledger", 7)
-    answer, files = answer_text(request, HOLDER)
-    assert [file.sequence for file in files] == [7]
-    (secret,) = read_answer(answer, read_request(text), ONE_TIME)
+    answered = answer(request, HOLDER)
+    assert ([file.sequence for file in answered.files], answered.refused) == ([7], ())
+    (secret,) = read_answer(answered.text, read_request(text), ONE_TIME)
     assert (secret.file_id, secret.record, secret.version) == (FILE, SLOT.record, SLOT.version)
     assert unwrap(SLOT, secret.secret, chain_id=CHAIN, file_id=FILE) == FILE_KEY
     assert repr(secret.secret) not in repr(secret)
@@ -81,9 +81,9 @@ def test_the_round() -> None:
 
 def test_an_answer_holds_neither_file_key_nor_secret_in_the_open() -> None:
     request = read_request(request_text(wanted(), SIGNER))
-    answer = unarmor(ANSWER_NAME, answer_text(request, HOLDER)[0])
-    secret = read_answer(armor(ANSWER_NAME, answer), request, ONE_TIME)[0].secret
-    assert FILE_KEY not in answer and secret not in answer
+    raw = unarmor(ANSWER_NAME, answer(request, HOLDER).text)
+    secret = read_answer(armor(ANSWER_NAME, raw), request, ONE_TIME)[0].secret
+    assert FILE_KEY not in raw and secret not in raw
 
 
 def test_a_request_that_was_changed_anywhere_is_not_answered() -> None:
@@ -110,7 +110,7 @@ def test_it_expires() -> None:
 def test_another_recovery_key_has_no_answer() -> None:
     request = read_request(request_text(wanted(), SIGNER))
     with pytest.raises(NotForThisKey, match=r"other recovery keys \(safe\)"):
-        answer_text(request, STRANGER)
+        answer(request, STRANGER)
 
 
 def test_what_is_no_slot_of_that_point_is_not_opened() -> None:
@@ -118,18 +118,22 @@ def test_what_is_no_slot_of_that_point_is_not_opened() -> None:
     challenge = unarmor("BACKUPSITE CUSTODY CHALLENGE", new_challenge(HOLDER.public(), SIGNER, 1)[0])
     disguised = replace(SLOT, encapsulated=challenge[89 : 89 + len(SLOT.encapsulated)])
     for file in (asked(disguised), asked(SLOT, uuid4()), asked(slot_of(HOLDER, file=uuid4()))):
-        with pytest.raises(NotForThisKey, match="was not sealed for this key and this point"):
-            answer_text(read_request(request_text(wanted(file), SIGNER)), HOLDER)
+        with pytest.raises(NotForThisKey, match="Nothing in this request was sealed for this key"):
+            answer(read_request(request_text(wanted(file), SIGNER)), HOLDER)
+    planted = read_request(request_text(wanted(asked(disguised, uuid4()), asked(SLOT)), SIGNER))
+    answered = answer(planted, HOLDER)  # a planted file keeps nobody from the others
+    assert (answered.files, answered.refused) == (planted.files[1:], planted.files[:1])
+    assert len(read_answer(answered.text, planted, ONE_TIME)) == 1
 
 
 def test_an_answer_is_for_its_request_only() -> None:
     first, second = (read_request(request_text(wanted(), SIGNER)) for _ in range(2))
-    answer = answer_text(first, HOLDER)[0]
+    text = answer(first, HOLDER).text
     with pytest.raises(OpenFailed, match="another request"):
-        read_answer(answer, second, ONE_TIME)
+        read_answer(text, second, ONE_TIME)
     with pytest.raises(OpenFailed):
-        read_answer(answer, first, new_private())
-    raw = unarmor(ANSWER_NAME, answer)
+        read_answer(text, first, new_private())
+    raw = unarmor(ANSWER_NAME, text)
     for place in (1, 500, 1130, len(raw) - 1):
         with pytest.raises((OpenFailed, BadText)):
             read_answer(armor(ANSWER_NAME, raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :]), first, ONE_TIME)

@@ -62,8 +62,9 @@ def test_a_key_is_made_once_and_opens(server):
     assert version.proven_at is not None and version.state == KeyState.ACTIVE
     slot = slot_for(version)
     assert opened(slot, secret_of(version, slot)) == FILE_KEY
-    assert key_for(server, owner=owner, owner_name="finance", by=alice) == key
-    assert key.versions.count() == 1
+    assert key_for(server, owner=owner, owner_name="renamed", by=alice) == key
+    key.refresh_from_db()
+    assert (key.versions.count(), key.owner_name) == (1, "renamed")
 
 
 @pytest.mark.parametrize("mode", [{"reply": "cut"}, {"reply": "garbage"}, {"decrypt": "no"}, {"decrypt": "sha1"}])
@@ -186,6 +187,12 @@ def test_a_cached_public_key_counts_for_seven_days(answered_at, allowed):
         return
     with pytest.raises(WrapRefused, match="7 days only"):
         check_may_wrap(version, NOW)
+
+
+def test_a_pair_that_opened_something_counts_by_itself():
+    version = make_kms_key(make_kms_server(answered_at=NOW - timedelta(days=9))).newest()
+    version.proven_at = NOW - timedelta(days=6)
+    check_may_wrap(version, NOW)
 
 
 def test_a_server_that_is_to_be_asked_each_time_is_asked(server, kmip_server):

@@ -80,18 +80,17 @@ class KmipServer:
         return ServerAddress(**{**defaults, **fields})
 
     def start_again(self) -> Self:
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "tests.kms.server_process",
-            str(self.folder),
-            json.dumps(self.ports),
-        ]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin:/bin"}
-        )
+        program = [sys.executable, "-W", "ignore", "-m", "tests.kms.server_process", str(self.folder)]
+        with (self.folder / "stderr").open("a") as errors:  # of its threads whose client has gone
+            self._process = subprocess.Popen(
+                [*program, json.dumps(self.ports)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={"PATH": "/usr/bin:/bin"},
+            )
         assert self._process.stdout is not None
         self.ports = json.loads(self._process.stdout.readline())
         return self

@@ -227,6 +227,14 @@ def test_a_host_that_cannot_be_is_told(kmip_server):
             pass
 
 
+def test_without_memory_files_the_key_is_in_a_folder_that_goes_at_once(kmip_server, pair, monkeypatch, tmp_path):
+    monkeypatch.delattr("os.memfd_create")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with connect(kmip_server.address()) as kms:
+        assert list(tmp_path.iterdir()) == []
+        assert kms.state(pair.private_id) is PairState.ACTIVE
+
+
 def test_a_kind_that_is_not_known_is_missing(kmip_server):
     with pytest.raises(KmsMissing, match="of kind “vault”"):
         connect(kmip_server.address(kind="vault"))

@@ -248,7 +248,7 @@ def test_a_file_for_a_password_that_is_not_ours_is_not_adopted(writer: Writer) -
     writer.write()
     Slot.objects.update(password=None)
     PasswordVersion.objects.update(number=9)
-    with pytest.raises(CannotAdopt, match="none of the passwords"):
+    with pytest.raises(CannotAdopt, match="none of the keys"):
         adopt(writer.chain)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keys.crypto_sealed import CannotOpenSealed
+from keys.models import PasswordVersion
 from repositories.engine.errors import CannotUnwrap, CorruptFile, EngineError, MissingFile
 from repositories.models import RestorePoint
 from repositories.reading import file_key_of, open_point
@@ -41,11 +42,29 @@ def test_a_missing_file(writer: Writer) -> None:
         open_point(point)
 
 
-def test_a_point_whose_key_the_catalogue_lost(writer: Writer) -> None:
+def test_a_point_whose_key_is_not_kept_opens_with_a_slot_of_ours(writer: Writer) -> None:
     point = writer.add()
     point.file_key_sealed = None
-    with pytest.raises(CannotUnwrap, match="rescan"):
+    with open_point(point) as opened:
+        assert opened.file_key
+
+
+def test_a_point_whose_key_is_not_kept_and_whose_slots_are_not_ours(writer: Writer) -> None:
+    point = writer.add()
+    RestorePoint.objects.update(file_key_sealed=None)
+    PasswordVersion.objects.update(number=9)
+    point.refresh_from_db()
+    with pytest.raises(CannotUnwrap):
         open_point(point)
+
+
+def test_a_point_whose_slots_are_not_ours_opens_through_the_newest(writer: Writer) -> None:
+    first, second = writer.add(), writer.add()
+    RestorePoint.objects.filter(pk=first.pk).update(file_key_sealed=None)
+    PasswordVersion.objects.update(number=9)
+    first.refresh_from_db()
+    with open_point(first) as opened, open_point(second) as newest:
+        assert newest.earlier_file_keys[first.uuid] == opened.file_key
 
 
 def test_a_key_that_was_tampered_with(writer: Writer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
 
 from keys import rotation, sealing
 from keys.crypto_sealed import KeyRing
@@ -40,7 +41,17 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: object, resume: bool, settle_seconds: float, **options: object) -> None:
-        step = rotation.next_step(sealing.ring())
+        try:
+            self._go_on(resume, settle_seconds)
+        except OperationalError as error:
+            said = " ".join(str(error).split())
+            raise CommandError(
+                f"The database does not answer ({said}). It must run: the console goes on meanwhile. Nothing is lost: "
+                "run this command again to finish."
+            ) from None
+
+    def _go_on(self, resume: bool, settle_seconds: float) -> None:
+        step = rotation.next_step_now()
         if resume and step is rotation.Next.ADD:
             self.stdout.write("No rotation is under way: the ring has one key.")
             return
@@ -61,14 +72,14 @@ class Command(BaseCommand):
     def _say_what_to_put(self, step: rotation.Next, settle_seconds: float) -> None:
         if step is rotation.Next.RENEW:
             rotation.resume_in_environment(self.stdout.write, settle_seconds=settle_seconds)
-        text = ring_text(next_ring(sealing.ring()))
+        text = ring_text(next_ring(sealing.ring(), step))
         self.stdout.write(PUT.format(variable=sealing.VARIABLE, text=text) + THEN[step])
 
 
-def next_ring(ring: KeyRing) -> KeyRing:
+def next_ring(ring: KeyRing, step: rotation.Next) -> KeyRing:
     steps = {
         rotation.Next.ADD: KeyRing.with_another,
         rotation.Next.ACTIVATE: KeyRing.with_newest_active,
         rotation.Next.RENEW: KeyRing.with_active_only,
     }
-    return steps[rotation.next_step(ring)](ring)
+    return steps[step](ring)

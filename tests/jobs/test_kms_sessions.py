@@ -1,0 +1,335 @@
+"""Sessions of jobs that encrypt with a KMS key: what they keep, what an outage means, and how they fail closed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.db.models import Model
+from django.test import Client
+from django.utils import timezone
+
+from backupsite.models import AuditEvent, Role
+from jobs import supervising
+from jobs.jobs import start_new_chain
+from jobs.models import Encryption, Job, JobChain, LogLine, Proxy, Session, State
+from jobs.protocol import BackupRequest, request_line
+from jobs.sessions import start_backup, start_restore, start_verify
+from jobs.tasks import run_session
+from keys.kms_servers import add_version, connected, declare_lost, pair_name
+from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer, Outage, RecoveryKey
+from keys.sealing import vouch_for
+from repositories.engine.reader import inspect, open_point
+from repositories.models import Chain, RestorePoint
+from repositories.own_secrets import own_secrets
+from tests.factories import (
+    make_job,
+    make_kms_key,
+    make_kms_server,
+    make_password,
+    make_proxy,
+    make_recovery_key,
+    make_repository,
+    make_user,
+)
+from tests.jobs.unfinished import leave_unfinished
+from tests.kms.server import KmipServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def proxy(transactional_db: None) -> Proxy:
+    proxy = make_proxy()
+    Proxy.objects.filter(pk=proxy.pk).update(seen_at=timezone.now() + timedelta(hours=1))
+    return proxy
+
+
+@pytest.fixture
+def server(kmip_server: KmipServer) -> KmsServer:
+    return make_kms_server(kmip_server, name="vault", answered_at=timezone.now())
+
+
+@pytest.fixture
+def key(server: KmsServer, kmip_server: KmipServer) -> KmsKey:
+    return make_kms_key(server, kmip_server)
+
+
+@pytest.fixture
+def job(tmp_path: Path, key: KmsKey) -> Job:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "one").write_bytes(os.urandom(5000))
+    repository = make_repository(tmp_path / "repository")
+    return make_job(sources=[str(source)], repository=repository, encryption=Encryption.KMS, kms_key=key)
+
+
+@pytest.fixture
+def outage(kmip_server: KmipServer) -> Iterator[None]:
+    kmip_server.stop()
+    yield
+    kmip_server.start_again()
+
+
+def back_up(job: Job) -> Session:
+    session = start_backup(Job.objects.get(pk=job.pk), by=None)
+    run_session(session.pk)
+    session.refresh_from_db()
+    return session
+
+
+def backed_up(job: Job) -> RestorePoint:
+    session = back_up(job)
+    assert session.state == State.SUCCEEDED, (session.result_code, session.result_message)
+    assert session.written_point is not None
+    return session.written_point
+
+
+def fails(job: Job, code: str = "key-out-of-reach") -> Session:
+    """The next session fails, and nothing is written: no file, no row, no chain."""
+    files = set(_files(job))
+    points, chains = RestorePoint.objects.count(), Chain.objects.count()
+    session = back_up(job)
+    assert (session.state, session.result_code) == (State.FAILED, code), session.result_message
+    assert set(_files(job)) == files
+    assert (RestorePoint.objects.count(), Chain.objects.count()) == (points, chains)
+    return session
+
+
+def _files(job: Job) -> list[Path]:
+    return [path for path in Path(job.repository.path).rglob("*") if path.is_file()]
+
+
+def save(row: Model, column: str, **fields: object) -> None:
+    """Change what the console vouches for, as its pages do."""
+    for name, value in fields.items():
+        setattr(row, name, value)
+    setattr(row, column, vouch_for(row, column))
+    row.save()
+
+
+def test_what_a_session_keeps_of_a_kms_key(job: Job, key: KmsKey) -> None:
+    recovery = make_recovery_key(name="safe")
+    point = backed_up(job)
+    kms, sheet = point.slots.order_by("pk")
+    assert (kms.kind, kms.record_uuid, kms.version, kms.kms, kms.hint) == ("kms", key.uuid, 1, key.newest(), "vault")
+    assert (sheet.kind, sheet.recovery, sheet.hint) == ("recovery", recovery, "safe")
+    assert point.file_key_sealed is not None
+    session = Session.objects.get(written_point=point)
+    assert (session.claimed_settings["kms"], session.claimed_settings["kms_version"]) == ("vault", 1)
+    used = AuditEvent.objects.get(action="key used")
+    assert used.after["job"] == job.name
+    with open_point(point.path, own_secrets()) as opened:
+        assert opened.summary.kind == "full"
+
+
+def test_an_outage_goes_on_with_the_cached_public_key(job: Job, outage: None) -> None:
+    assert backed_up(job).kind == "full"
+    assert backed_up(job).kind == "incremental"
+
+
+def test_an_outage_of_more_than_seven_days_ends_it(job: Job, server: KmsServer, outage: None) -> None:
+    backed_up(job)
+    KmsServer.objects.update(answered_at=timezone.now() - timedelta(days=7, minutes=1))
+    assert "vault" in fails(job).result_message
+
+
+def test_a_server_that_is_to_be_asked_each_time(job: Job, server: KmsServer, kmip_server: KmipServer) -> None:
+    save(server, "proof", outage=Outage.FAIL)
+    backed_up(job)
+    kmip_server.stop()
+    try:
+        assert fails(job).result_params["because"] == "kms-wrap-refused"
+    finally:
+        kmip_server.start_again()
+    assert backed_up(job).kind == "incremental"
+
+
+@pytest.mark.parametrize("state", [KeyState.DISABLED, KeyState.SCHEDULED, KeyState.GONE])
+def test_a_key_that_is_not_active_is_not_sealed_for(job: Job, state: KeyState) -> None:
+    backed_up(job)
+    KmsKeyVersion.objects.update(state=state)
+    fails(job)
+
+
+def test_rows_that_are_not_vouched_for(job: Job, key: KmsKey, server: KmsServer) -> None:
+    backed_up(job)
+    stranger = make_recovery_key()
+    for rows, change in (
+        (KmsKeyVersion.objects.filter(key=key), {"private_id": "another"}),
+        (KmsServer.objects.filter(pk=server.pk), {"oaep": 3}),
+        (RecoveryKey.objects.filter(pk=stranger.pk), {"retired_at": timezone.now()}),
+        (RecoveryKey.objects.filter(pk=stranger.pk), {"proof": None}),
+    ):
+        before = dict(rows.values(*change)[0])
+        rows.update(**change)
+        fails(job)
+        rows.update(**before)
+    assert backed_up(job).kind == "incremental"
+
+
+def test_a_rotated_key_is_an_incremental_under_the_new_pair(job: Job, key: KmsKey, server: KmsServer) -> None:
+    backed_up(job)
+    with connected(server) as kms:
+        add_version(key, kms.rotate(pair_name(key.uuid), 1, 3072))
+    point = backed_up(job)
+    session = Session.objects.get(written_point=point)
+    assert (session.plan_kind, session.plan_reason) == ("incremental", "key-changed")
+    assert [slot.version for slot in inspect(point.path).slots] == [2]
+
+
+def test_a_lost_key_starts_a_new_chain(job: Job, key: KmsKey, server: KmsServer) -> None:
+    first = backed_up(job)
+    declare_lost(key.newest())
+    fails(job)  # nothing is sealed for it any more
+    with connected(server) as kms:
+        add_version(key, kms.rotate(pair_name(key.uuid), 1, 3072))
+    point = backed_up(job)
+    assert (point.kind, point.chain == first.chain) == ("full", False)
+    assert Session.objects.get(written_point=point).plan_reason == "key-gone"
+
+
+def test_a_sealed_file_without_a_row_is_registered_through_the_server(job: Job) -> None:
+    backed_up(job)
+    lost = backed_up(job)
+    Session.objects.update(written_point=None)
+    RestorePoint.objects.filter(pk=lost.pk).delete()
+    backed_up(job)
+    assert list(RestorePoint.objects.order_by("sequence").values_list("sequence", flat=True)) == [1, 2, 3]
+    assert RestorePoint.objects.get(sequence=2).uuid == lost.uuid
+
+
+def _interrupted(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RestorePoint:
+    """The first session of the job was killed: an unfinished file is there, and no row of chain or point."""
+    requests: list[BackupRequest] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(supervising, "request_line", lambda request: requests.append(request) or request_line(request))
+        point = backed_up(job)
+    Session.objects.update(written_point=None, state=State.INTERRUPTED)
+    point.delete()
+    JobChain.objects.all().delete()
+    point.chain.delete()
+    point.path.unlink()
+    leave_unfinished(requests[0], tmp_path, monkeypatch)
+    return point
+
+
+def test_an_unfinished_file_is_written_on_with_what_the_server_opens(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = _interrupted(job, tmp_path, monkeypatch)
+    assert backed_up(job).uuid == point.uuid
+    assert LogLine.objects.filter(code="resumed").exists()
+
+
+def test_without_the_server_an_unfinished_file_is_begun_anew(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kmip_server: KmipServer
+) -> None:
+    point = _interrupted(job, tmp_path, monkeypatch)
+    kmip_server.stop()
+    try:
+        assert backed_up(job).uuid != point.uuid
+    finally:
+        kmip_server.start_again()
+    assert LogLine.objects.filter(code="leftover-removed").exists()
+
+
+# Strict custody
+
+
+@pytest.fixture
+def strict(job: Job) -> Job:
+    make_recovery_key()
+    save(job, "protection_proof", strict_custody=True)
+    return job
+
+
+def test_strict_custody_keeps_no_file_key_and_asks_the_server(strict: Job, tmp_path: Path, server: KmsServer) -> None:
+    backed_up(strict)
+    point = backed_up(strict)
+    assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
+    (tmp_path / "out").mkdir()
+    for session in (
+        start_restore(point, by=make_user(), paths=[], into=str(tmp_path / "out"), existing="skip"),
+        start_verify(point, by=None, depth="full"),
+    ):
+        run_session(session.pk)
+        session.refresh_from_db()
+        assert session.state == State.SUCCEEDED, session.result_message
+    assert list((tmp_path / "out").rglob("one"))
+
+
+def test_without_the_server_strict_custody_reads_nothing(strict: Job, client: Client, kmip_server: KmipServer) -> None:
+    point = backed_up(strict)
+    client.force_login(make_user(Role.RESTORE_OPERATOR))
+    verify = start_verify(point, by=None, depth="quick")
+    kmip_server.stop()
+    try:
+        fails(strict)
+        run_session(verify.pk)
+        verify.refresh_from_db()
+        assert (verify.state, verify.result_code) == (State.FAILED, "key-out-of-reach")
+        page = client.get(f"/points/{point.uuid}/browse/")
+        assert page.status_code == 503
+        assert "vault" in page.content.decode()
+    finally:
+        kmip_server.start_again()
+    assert client.get(f"/points/{point.uuid}/browse/").status_code == 200
+
+
+def test_keys_that_were_kept_go_when_the_server_opened_the_new_point(job: Job) -> None:
+    make_recovery_key()
+    first = backed_up(job)
+    assert first.file_key_sealed is not None
+    save(job, "protection_proof", strict_custody=True)
+    second = backed_up(job)
+    assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
+    assert AuditEvent.objects.filter(action="file keys forgotten").exists()
+    assert LogLine.objects.filter(code="custody-strict", session__written_point=second).exists()
+
+
+def test_keys_of_the_chain_before_go_too_but_not_those_of_a_password(job: Job, key: KmsKey) -> None:
+    make_recovery_key()
+    password = make_password()
+    save(job, "protection_proof", encryption=Encryption.PASSWORD, password=password, kms_key=None)
+    only_password = backed_up(job).chain
+    start_new_chain(job)
+    save(Job.objects.get(pk=job.pk), "protection_proof", encryption=Encryption.KMS, password=None, kms_key=key)
+    with_kms = backed_up(job).chain
+    start_new_chain(job)
+    save(Job.objects.get(pk=job.pk), "protection_proof", strict_custody=True)
+    newest = backed_up(job).chain
+    assert len({only_password, with_kms, newest}) == 3
+    kept = RestorePoint.objects.exclude(file_key_sealed=None)
+    assert {point.chain for point in kept} == {only_password}
+
+
+def test_keys_that_were_kept_stay_when_the_server_cannot_open_the_new_point(job: Job, kmip_server: KmipServer) -> None:
+    make_recovery_key()
+    backed_up(job)
+    save(job, "protection_proof", strict_custody=True)
+    kmip_server.stop()
+    try:
+        point = backed_up(job)  # sealed for the cached public key; the parent's key was kept
+    finally:
+        kmip_server.start_again()
+    assert RestorePoint.objects.exclude(file_key_sealed=None).count() == 1
+    assert LogLine.objects.filter(code="custody-not-strict", session__written_point=point).exists()
+    backed_up(job)
+    assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
+
+
+def test_an_older_point_opens_through_the_newest_when_its_own_pair_is_gone(
+    strict: Job, key: KmsKey, server: KmsServer, client: Client
+) -> None:
+    first = backed_up(strict)
+    with connected(server) as kms:
+        add_version(key, kms.rotate(pair_name(key.uuid), 1, 3072))
+    backed_up(strict)
+    old = key.versions.get(number=1)
+    KmsKeyVersion.objects.filter(pk=old.pk).update(state=KeyState.DESTROYED)
+    client.force_login(make_user(Role.RESTORE_OPERATOR))
+    assert client.get(f"/points/{first.uuid}/browse/").status_code == 200
