@@ -99,7 +99,7 @@ def keys_in_reach() -> Iterator[None]:
 
 
 def _out_of_reach(error: Exception, code: str = "") -> SessionFailed:
-    message = f"{error} Nothing was written: a backup is not made without its keys."
+    message = f"{error} Nothing was done without its keys."
     return SessionFailed("key-out-of-reach", message, what=str(error), because=code)
 
 

@@ -151,7 +151,9 @@ def _plan(job: Job) -> Plan:
 
 
 def _plaintext_refused(job: Job) -> SessionFailed:
-    message = f"The repository {job.repository.name} takes only encrypted backups: choose a password for {job.name}."
+    message = (
+        f"The repository {job.repository.name} takes only encrypted backups: choose a password or a KMS for {job.name}."
+    )
     return SessionFailed("plaintext-refused", message, repository=job.repository.name)
 
 

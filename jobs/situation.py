@@ -108,6 +108,7 @@ def _current(chain: Chain) -> CurrentChain | None:
 
 
 def _newest(point: RestorePoint) -> Newest:
+    """Return the newest point; its key is gone only if every password and KMS slot of it is."""
     related = point.slots.filter(kind__in=RECIPIENTS).select_related("password__record", "kms__key__server")
     slots = list(related.order_by("pk"))
     keys = tuple(_key_of(slot) for slot in slots)
@@ -121,6 +122,7 @@ def _key_of(slot: Slot) -> Key:
 
 
 def _is_gone(slot: Slot) -> bool:
+    """Tell whether nobody will open the slot again. A slot of a stranger's record counts as there: nothing is known."""
     if slot.kms is not None:
         return slot.kms.state in CLOSED_FOR_GOOD
     return slot.password is not None and is_lost(slot.password)
