@@ -109,6 +109,12 @@ def repository_away(error: RepositoryAway) -> SessionFailed:
 
 def _adopt_chain(job: Job, repository: Repository, claimed: dict[str, Any], log: SessionLog) -> None:
     encrypted = claimed["encryption"] != Encryption.OFF
+    if repository.requires_encryption and not encrypted:
+        folder = repository.root / claimed["chain"]
+        log.say_warning(
+            "cannot-adopt", f"{folder} is plain, and its repository takes encrypted files only: it is left."
+        )
+        return
     try:
         with transaction.atomic():
             chain = make_chain(job, UUID(claimed["chain"]), repository, job.name, encrypted)

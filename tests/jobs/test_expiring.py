@@ -2,8 +2,10 @@
 
 import shutil
 from datetime import date, timedelta
+from threading import Thread
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
 
 from backupsite.models import AuditEvent, Severity
@@ -16,6 +18,7 @@ from jobs.ticking import tick
 from repositories.engine.errors import RepositoryUnwritable
 from repositories.models import Chain, PointState, RestorePoint
 from tests.factories import make_chain, make_job, make_pin, make_point, make_repository, make_session, make_user
+from tests.jobs.test_pruning import somebody_waits_for_a_lock
 
 pytestmark = pytest.mark.django_db
 PAST = timedelta(seconds=-1)
@@ -189,6 +192,31 @@ class TestDeleteNow:
         chain = make_chain(job, state=JobChainState.DETACHED)
         delete_now(chain, by=make_user())
         assert delete_expired().chains == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_reader_that_comes_while_a_deletion_decides_is_seen(job):
+    """The reader has locked its point, and pinned it, but has not committed: the deletion waits for it."""
+    chain = filled(job)
+    refused: list[InUse] = []
+
+    def deleter() -> None:
+        try:
+            delete_now(chain, by=None)
+        except InUse as error:
+            refused.append(error)
+        finally:
+            connection.close()
+
+    thread = Thread(target=deleter)
+    with transaction.atomic():
+        pin = make_pin(RestorePoint.objects.select_for_update().get(chain=chain, sequence=2))
+        thread.start()
+        while thread.is_alive() and not somebody_waits_for_a_lock():
+            thread.join(timeout=0.01)
+    thread.join(timeout=30)
+    assert refused[0].sessions == (pin.session,)
+    assert chain.points.sealed().count() == 3
 
 
 class TestSetting:

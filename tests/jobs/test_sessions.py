@@ -44,8 +44,9 @@ from keys.passwords import kek_of
 from keys.sealing import vouch_for
 from keys.signing import public_bytes
 from repositories import reading
+from repositories.engine.encrypted_only import is_marked
 from repositories.engine.reader import Password, open_point
-from repositories.models import Chain, Kind, PointState, RestorePoint
+from repositories.models import Chain, Kind, PointState, Repository, RestorePoint
 from repositories.reading import file_key_of
 from tests.factories import (
     change_password,
@@ -341,6 +342,30 @@ def test_a_vault_takes_nothing_plain(job: Job, tmp_path: Path) -> None:
     job.repository.save()
     assert_refused(back_up(job), "plaintext-refused")
     assert not (tmp_path / "repository").exists()
+
+
+def test_a_plain_file_that_was_published_as_encryption_became_required_stays_foreign(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the session that wrote it registers it, nor the next one, which begins an encrypted chain beside it."""
+    save_protection(job, encryption=Encryption.OFF, password=None)
+    work = supervising.Supervisor.run
+
+    def require_after(self: supervising.Supervisor, request: Any) -> Any:
+        end = work(self, request)
+        Repository.objects.update(requires_encryption=True)
+        return end
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervising.Supervisor, "run", require_after)
+        assert_refused(back_up(job), "plaintext-refused")
+    (plain,) = job.repository.root.iterdir()
+    save_protection(job, encryption=Encryption.PASSWORD, password=make_password())
+    session = back_up(job)
+    assert session.state == State.SUCCEEDED and f"{plain} is plain" in log_of(session)
+    chain = Chain.objects.get()
+    assert chain.encrypted and str(chain.uuid) != plain.name
+    assert is_marked(job.repository.root) and (plain / "1").is_file()
 
 
 def test_a_source_in_a_repository(job: Job, tmp_path: Path) -> None:
