@@ -54,8 +54,9 @@ def stored(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_groups_and_entries_are_the_segment_in_its_order(stored: Path) -> None:
+    grouped_files = 0
     with open_point(stored, None) as point:
-        for number in range(len(point.root.segments)):
+        for number in range(len(point.root.segments)):  # a keyed hash may end a segment anywhere
             segment = point.segment(number)
             found = []
             for item in grouped(segment):
@@ -67,8 +68,9 @@ def test_groups_and_entries_are_the_segment_in_its_order(stored: Path) -> None:
                     found.append(item)
             assert [entry.path for entry in found] == segment.paths()
             groups = [item for item in grouped(segment) if isinstance(item, FileGroup)]
-            assert sum(len(group.files) for group in groups) > FILES - 10
+            grouped_files += sum(len(group.files) for group in groups)
             assert not [f for group in groups for f in group.files if f[NAME] in (b"large", b"sparse", b"200", b"100x")]
+    assert grouped_files > FILES - 10
 
 
 def test_everything_comes_back(tmp_path: Path, mixed: Path, stored: Path) -> None:
