@@ -30,7 +30,7 @@ from jobs.supervising import kill_group, start_process
 from jobs.tasks import run_session
 from keys.crypto_recovery import new_private
 from keys.kms.interface import KmsAway
-from keys.models import PasswordVersion, RecoveryKey
+from keys.models import PasswordRecord, PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
 from repositories import catalogue, own_secrets
 from repositories.engine.errors import CannotUnwrap
@@ -161,6 +161,14 @@ def test_a_recipient_that_the_console_does_not_vouch_for_gets_no_slot(job: Job) 
     RecoveryKey.objects.update(public=new_private().public(), retired_at=None)
     assert rewrap(points, order).result_code == "key-out-of-reach"
     assert inspect(points[0].path).generation == 1
+
+
+def test_a_password_that_was_declared_lost_after_the_request_gets_no_slot(job: Job) -> None:
+    points, other = write(job, 1), make_password("another")
+    order = Order(points[0].chain.uuid, (wanted(other.newest()),), ((job.password.uuid, 1),))
+    PasswordRecord.objects.filter(pk=other.pk).update(lost_at=timezone.now())
+    assert rewrap(points, order).result_code == "recipient-gone"
+    assert rows(points) == [(1, [1])] and opens(points[0], job.password.newest())
 
 
 def test_nothing_that_could_be_done_is_a_failure() -> None:
