@@ -45,7 +45,7 @@ def prepare(session: Session, held: Claim, log: SessionLog) -> RewrapRequest:
     """Return the files with their keys, and the recipients. Raises SessionFailed."""
     order = _order(session)
     chain = _chain(order)
-    bring_up_to_date(chain, log, forgiving=True)
+    bring_up_to_date(chain, log, job=session.job, forgiving=True)
     with keys_in_reach():
         add = recipients_of(order)
         keys = file_keys_of(points_of(chain))

@@ -30,7 +30,7 @@ from jobs.supervising import kill_group, start_process
 from jobs.tasks import run_session
 from keys.crypto_recovery import new_private
 from keys.kms.interface import KmsAway
-from keys.models import PasswordRecord, PasswordVersion, RecoveryKey
+from keys.models import Outage, PasswordRecord, PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
 from repositories import catalogue, own_secrets
 from repositories.engine.errors import CannotUnwrap
@@ -328,11 +328,25 @@ def start_rewrap_elsewhere(job: Job, new: PasswordVersion) -> Session:
     return start_rewrap(points[0].chain, order_for(points, new), by=None)
 
 
+def test_strict_custody_keeps_no_key_of_a_point_that_a_rewrap_registers(job: Job, kmip_server: KmipServer) -> None:
+    key = make_kms_key(make_kms_server(kmip_server, outage=Outage.FAIL), kmip_server)
+    job.encryption, job.password, job.kms_key, job.strict_custody = "kms", None, key, True
+    job.save()
+    first, lost = write(job, 2)
+    RestorePoint.objects.update(file_key_sealed=None)
+    lost.slots.all().delete()
+    lost.delete()  # its session ended between publishing and registering
+    version = add_kms_version(key, real=kmip_server)
+    rewrap([first], Order(first.chain.uuid, (Wanted("kms", key.uuid, version.number),)))
+    assert RestorePoint.objects.get(uuid=lost.uuid).pk != lost.pk
+    assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
+
+
 def test_strict_custody_asks_the_server_once_and_keeps_no_key(
     job: Job, kmip_server: KmipServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is in the cache: the server opens the newest point, whose keyring opens the others."""
-    key = make_kms_key(make_kms_server(kmip_server, answered_at=timezone.now()), kmip_server)
+    key = make_kms_key(make_kms_server(kmip_server, outage=Outage.FAIL), kmip_server)
     job.encryption, job.password, job.kms_key = "kms", None, key
     job.strict_custody = True
     job.save()
