@@ -36,7 +36,7 @@ from keys.crypto_sealed import CannotOpenSealed
 from keys.kms_servers import check_may_wrap
 from keys.passwords import is_lost
 from keys.public_recipients import kms_recipient, recovery_recipients
-from repositories.catalogue import SlotFor, kms_version_of, points_of, version_of
+from repositories.catalogue import SlotFor, hint_for, kms_version_of, points_of, version_of
 from repositories.heads import HeadNow, store_heads
 from repositories.models import Chain, RestorePoint
 
@@ -169,7 +169,7 @@ def _file(point: RestorePoint, key: bytes) -> PointFile:
 
 
 def _head_now(head: HeadSaid) -> HeadNow:
-    slots = tuple(SlotFor(slot.record, slot.version, slot.kind, slot.hint) for slot in head.slots)
+    slots = tuple(SlotFor(slot.record, slot.version, slot.kind, hint_for(slot.hint)) for slot in head.slots)
     return HeadNow(head.file_id, head.generation, slots)
 
 

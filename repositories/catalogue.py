@@ -340,7 +340,12 @@ def sealed_file_of(point: Point | Opened) -> SealedFile:
 
 
 def slot_for(slot: SlotOnDisk) -> SlotFor:
-    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), text(slot.hint)[:HINT_LETTERS])
+    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), hint_for(slot.hint))
+
+
+def hint_for(hint: str) -> str:
+    """Return what a slot says to a person as the catalogue keeps it: a stranger may have put anything there."""
+    return text(hint)[:HINT_LETTERS]
 
 
 def instant(ns: int) -> datetime:

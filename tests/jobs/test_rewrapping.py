@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from django.db import OperationalError
@@ -21,7 +22,7 @@ from jobs.file_keys import file_keys_of
 from jobs.leases import Claim, claim, expire
 from jobs.models import Job, LogLine, Proxy, Session, State
 from jobs.planning import plan
-from jobs.protocol import Heads, RewrapDone, read_event, request_line
+from jobs.protocol import Heads, HeadSaid, RewrapDone, SlotSaid, read_event, request_line
 from jobs.rewrap_orders import Order, Wanted, start_rewrap
 from jobs.session_log import SessionLog
 from jobs.sessions import AlreadyActive, start_backup, start_restore
@@ -326,6 +327,18 @@ def start_rewrap_elsewhere(job: Job, new: PasswordVersion) -> Session:
     other = make_job(sources=job.sources, password=job.password, repository=make_repository(f"{job.repository.path}-2"))
     points = [write_point(other)]
     return start_rewrap(points[0].chain, order_for(points, new), by=None)
+
+
+def test_whatever_a_stranger_put_into_a_hint_the_catalogue_follows(job: Job) -> None:
+    (point,) = write(job, 1)
+    session = start_rewrap(point.chain, order_for([point], old_and_new(job)[1]), by=None)
+    hint = "\0" + "\n" * 170
+    head = HeadSaid(point.uuid, 2, [SlotSaid("password", uuid4(), 1, hint)])
+    claimed = claim(session.pk)
+    assert claimed is not None
+    rewrapping.storing(session, claimed)([head])
+    point.refresh_from_db()
+    assert point.head_generation == 2 and point.slots.get().hint.startswith(r"\x00\n")
 
 
 def test_strict_custody_keeps_no_key_of_a_point_that_a_rewrap_registers(job: Job, kmip_server: KmipServer) -> None:
