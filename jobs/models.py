@@ -138,6 +138,7 @@ class Job(models.Model):
             "encryption": self.encryption,
             "password": str(self.password.uuid) if self.password else None,
             **({"kms_key": str(self.kms_key.uuid), "strict_custody": self.strict_custody} if self.kms_key else {}),
+            **({"ask_password": True} if self.ask_password else {}),
         }
 
     def current_chain(self) -> Chain | None:
