@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -209,9 +210,11 @@ def test_a_sealed_file_without_a_row_is_registered_through_the_server(job: Job) 
     assert RestorePoint.objects.get(sequence=2).uuid == lost.uuid
 
 
-def _interrupted(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RestorePoint:
+def _interrupted(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[BackupRequest] | None = None
+) -> RestorePoint:
     """The first session of the job was killed: an unfinished file is there, and no row of chain or point."""
-    requests: list[BackupRequest] = []
+    requests = [] if requests is None else requests
     with monkeypatch.context() as patch:
         patch.setattr(supervising, "request_line", lambda request: requests.append(request) or request_line(request))
         point = backed_up(job)
@@ -230,6 +233,22 @@ def test_an_unfinished_file_is_written_on_with_what_the_server_opens(
     point = _interrupted(job, tmp_path, monkeypatch)
     assert backed_up(job).uuid == point.uuid
     assert LogLine.objects.filter(code="resumed").exists()
+
+
+def test_an_unfinished_file_that_somebody_else_began_is_not_written_on(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the public half alone anybody can wrap a key of his own for the KMS."""
+    requests: list[BackupRequest] = []
+    point = _interrupted(job, tmp_path, monkeypatch, requests)
+    part = next(point.path.parent.glob("*.part"))
+    part.unlink()
+    forged = replace(requests[0], file_key=bytes(32))
+    assert leave_unfinished(forged, tmp_path, monkeypatch) == part
+    written = backed_up(job)
+    assert written.uuid != point.uuid
+    assert not part.exists()
+    assert not LogLine.objects.filter(code="resumed").exists()
 
 
 def test_without_the_server_an_unfinished_file_is_begun_anew(
