@@ -31,7 +31,7 @@ from jobs.planning import PlanRefused
 from jobs.source_check import Answer, check_sources
 from keys.kms.interface import KmsError
 from keys.kms_servers import key_for
-from keys.models import PasswordRecord
+from keys.models import KmsKey, PasswordRecord
 from keys.passwords import create_record
 
 CHECK_SECONDS = 10
@@ -107,9 +107,9 @@ def _checked(request: HttpRequest, form: JobForm, job: Job, timeout_seconds: flo
 def _saved(request: HttpRequest, form: JobForm, job: Job, answer: Answer) -> HttpResponse:
     before = Job.objects.select_related("repository", "password", "kms_key__server").filter(pk=job.pk).first()
     try:
-        _make_kms_key(request, form, job)
+        made = _make_kms_key(request, form, job)
         with transaction.atomic():
-            saved = _save(request, form, job)
+            saved = _save(request, form, job, made)
             _record(request, before, saved)
     except job_cases.AnswerChanged:
         return _again(request, form, before or job, {"changed": True})
@@ -126,20 +126,21 @@ def _saved(request: HttpRequest, form: JobForm, job: Job, answer: Answer) -> Htt
     return go_to(request, "job_detail", saved.uuid)
 
 
-def _save(request: HttpRequest, form: JobForm, job: Job) -> Job:
+def _save(request: HttpRequest, form: JobForm, job: Job, made: KmsKey | None) -> Job:
     """Save within the caller's transaction.
 
-    A password made in this form gets its id only here, so the answer that was shown is compared before.
+    A password made in this form gets its id only here, and `made` got its own while the server was asked: so the answer
+    that was shown is compared before either is put on the job.
     """
     cleaned = form.cleaned_data
     digest = cleaned["digest"]
-    if "kms_digest" in cleaned:
-        digest = cleaned["kms_digest"]
-    if form.wants_new_password:
+    if form.wants_new_password or made is not None:
         Job.objects.select_for_update().filter(pk=job.pk).first()
-        if digest != digest_of(job):
-            raise job_cases.AnswerChanged(preview_of(job).plan)
-        job.password = _make_record(request, form)
+        _check_shown(job, digest)
+        if made is not None:
+            job.kms_key = made
+        else:
+            job.password = _make_record(request, form)
         digest = digest_of(job)
     enabling = preview_of(job).asks_about_old_chain
     saved = job_cases.save_job(job, expected_version=cleaned["version"], digest=digest)
@@ -148,20 +149,24 @@ def _save(request: HttpRequest, form: JobForm, job: Job) -> Job:
     return saved
 
 
-def _make_kms_key(request: HttpRequest, form: JobForm, job: Job) -> None:
-    """Let the server make the key pair that the job is saved with, before any row is locked. Raises KmsError.
+def _make_kms_key(request: HttpRequest, form: JobForm, job: Job) -> KmsKey | None:
+    """Let the server make the key pair that the job is to be saved with, before any row is locked. Raises KmsError.
 
     A pair that was made for a save which then is refused stays, and is the job's when it is saved again.
     """
     key = job.kms_key
     if key is None or key.pk:
-        return
-    if form.cleaned_data["digest"] != digest_of(job):
+        return None
+    _check_shown(job, form.cleaned_data["digest"])
+    made = key_for(key.server, owner=job.uuid, owner_name=job.name, by=signed_in(request))
+    after = {"server": key.server.name, "job": job.name, "version": made.newest().number}
+    audit.record(request, "KMS key created", made, after=after, severity=Severity.NOTICE)
+    return made
+
+
+def _check_shown(job: Job, digest: str) -> None:
+    if digest != digest_of(job):
         raise job_cases.AnswerChanged(preview_of(job).plan)
-    job.kms_key = key_for(key.server, owner=job.uuid, owner_name=job.name, by=signed_in(request))
-    after = {"server": key.server.name, "job": job.name, "version": job.kms_key.newest().number}
-    audit.record(request, "KMS key created", job.kms_key, after=after, severity=Severity.NOTICE)
-    form.cleaned_data["kms_digest"] = digest_of(job)
 
 
 def _make_record(request: HttpRequest, form: JobForm) -> PasswordRecord:

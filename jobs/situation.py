@@ -24,8 +24,6 @@ from keys.passwords import is_lost
 from repositories.models import Chain, Kind, RestorePoint, Slot
 
 RECIPIENTS = ("password", "kms")  # the slots that a job chooses; recovery keys are on every point and change nothing
-
-
 NAMES = ("password__record__name", "kms__key__owner_name", "kms__key__server__name")
 
 

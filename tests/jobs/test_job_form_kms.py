@@ -9,14 +9,16 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.models import AuditEvent
+from jobs import job_form_views
 from jobs.consequences import Effect
 from jobs.job_preview import preview_of
 from jobs.models import Encryption, Job
 from jobs.planning import Reason, plan
 from jobs.situation import situation_of
-from keys.kms_servers import declare_lost
+from keys.kms_servers import declare_lost, key_for
 from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer, Outage, PasswordRecord
 from keys.sealing import check_vouched_row, vouch_for
+from repositories.models import Chain
 from tests.factories import (
     add_kms_version,
     change_password,
@@ -127,6 +129,32 @@ def test_an_answer_that_changed_makes_no_key(data: dict[str, Any]) -> None:
     response = alice().post(reverse(NEW), {**data, "digest": "0" * 64})
     assert response.context["changed"]
     assert not KmsKey.objects.exists()
+
+
+def test_an_answer_that_changes_while_the_key_is_made_is_shown_first(
+    source: Any, server: KmsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(sources=[str(source)])
+    chain = make_chain(job)
+    make_point(chain)
+    address = reverse("job_edit", args=[job.uuid])
+    data = typed_of(job, encryption="kms", kms_server=str(server.uuid))
+
+    def key_for_while_the_chain_breaks(*args: Any, **fields: Any) -> KmsKey:
+        made = key_for(*args, **fields)
+        Chain.objects.filter(pk=chain.pk).update(damage="2 is missing")
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job_form_views, "key_for", key_for_while_the_chain_breaks)
+        response = save(alice(), address, data)
+    assert response.context["changed"]
+    assert response.context["preview"].plan.reason == Reason.CHAIN_DAMAGED
+    assert Job.objects.get().encryption == Encryption.PASSWORD
+    assert AuditEvent.objects.filter(action="KMS key created").count() == 1  # it stays, and is the job's next time
+    assert save(alice(), address, data).status_code == 302
+    assert Job.objects.get().kms_key == KmsKey.objects.get()
+    assert KmsKeyVersion.objects.count() == 1
 
 
 def test_a_server_has_to_be_chosen(data: dict[str, Any]) -> None:

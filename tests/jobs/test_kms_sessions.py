@@ -14,10 +14,12 @@ from uuid import uuid4
 import pytest
 from django.db.models import Model
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.models import AuditEvent, Role
 from jobs import custody, supervising
+from jobs.byte_paths import quoted
 from jobs.jobs import start_new_chain
 from jobs.models import Encryption, Job, JobChain, LogLine, Proxy, Session, State
 from jobs.protocol import BackupRequest, request_line
@@ -316,22 +318,41 @@ def test_strict_custody_keeps_no_file_key_and_asks_the_server(strict: Job, tmp_p
     assert list((tmp_path / "out").rglob("one"))
 
 
-def test_without_the_server_strict_custody_reads_nothing(strict: Job, client: Client, kmip_server: KmipServer) -> None:
+def test_without_the_server_strict_custody_reads_nothing(
+    strict: Job, client: Client, kmip_server: KmipServer, tmp_path: Path
+) -> None:
     point = backed_up(strict)
     client.force_login(make_user(Role.RESTORE_OPERATOR))
-    verify = start_verify(point, by=None, depth="quick")
+    into = tmp_path / "out"
+    into.mkdir()
+    starts = (
+        lambda: start_verify(point, by=None, depth="quick"),
+        lambda: start_restore(point, by=make_user(), paths=[], into=str(into), existing="skip"),
+    )
+    one = os.fsencode(strict.sources[0]).lstrip(b"/") + b"/one"
+    download = f"{reverse('point_download', args=[point.uuid])}?path={quoted(one)}"
+    pages = (reverse("point_browse", args=[point.uuid]), download)
     kmip_server.stop()
     try:
         fails(strict)
-        run_session(verify.pk)
-        verify.refresh_from_db()
-        assert (verify.state, verify.result_code) == (State.FAILED, "key-out-of-reach")
-        page = client.get(f"/points/{point.uuid}/browse/")
-        assert page.status_code == 503
-        assert "vault" in page.content.decode()
+        for start in starts:
+            reader = start()
+            run_session(reader.pk)
+            reader.refresh_from_db()
+            assert (reader.state, reader.result_code) == (State.FAILED, "key-out-of-reach"), reader.kind
+            assert "vault" in reader.result_message, reader.kind
+            assert reader.result_message.endswith("Nothing was done without its keys."), reader.kind
+        assert not list(into.iterdir())
+        for page in pages:
+            response = client.get(page)
+            assert response.status_code == 503, page
+            assert "vault" in response.content.decode(), page
     finally:
         kmip_server.start_again()
-    assert client.get(f"/points/{point.uuid}/browse/").status_code == 200
+    assert not AuditEvent.objects.filter(action="download").exists()
+    assert client.get(pages[0]).status_code == 200
+    response = client.get(download)
+    assert response.getvalue() == Path(strict.sources[0], "one").read_bytes()
 
 
 def test_keys_that_were_kept_go_when_the_server_opened_the_new_point(job: Job) -> None:
