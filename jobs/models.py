@@ -62,17 +62,17 @@ class ScheduleKind(models.TextChoices):
     MINUTES = "minutes", "Every few minutes"
     HOURLY = "hourly", "Every hour"
     DAILY = "daily", "Every day"
-    WEEKLY = "weekly", "On days of the week"
-    MONTHLY = "monthly", "On days of the month"
-    CRON = "cron", "By a cron expression"
+    WEEKLY = "weekly", "Days of the week"
+    MONTHLY = "monthly", "Days of the month"
+    CRON = "cron", "Cron expression"
 
 
 class Misfire(models.TextChoices):
     """What happens to a due time that nobody was there for, once somebody is there again."""
 
-    ONCE = "once", "Start one session, however late"
-    WITHIN = "within", "Start one session, if it is not too late"
-    SKIP = "skip", "Wait for the next due time"
+    ONCE = "once", "One session, however late"
+    WITHIN = "within", "One session, if not too late"
+    SKIP = "skip", "None until the next time"
 
 
 class JobQuerySet(models.QuerySet["Job"]):
