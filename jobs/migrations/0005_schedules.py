@@ -3,6 +3,18 @@
 from django.db import migrations, models
 
 
+def refuse_new_kinds(apps, schema_editor):
+    """The release before knows no rule for them, and would start none of their sessions."""
+    kinds = ("minutes", "monthly", "cron")
+    jobs = apps.get_model("jobs", "Job").objects.filter(schedule_kind__in=kinds).count()
+    if jobs:
+        said = "1 job runs" if jobs == 1 else f"{jobs} jobs run"
+        raise RuntimeError(
+            f"{said} every few minutes, on days of the month or by cron, which the release before does not know. "
+            "Choose another schedule for each of them, then go back."
+        )
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -40,4 +52,5 @@ class Migration(migrations.Migration):
             name='schedule_kind',
             field=models.CharField(choices=[('manual', 'Manual'), ('minutes', 'Every few minutes'), ('hourly', 'Every hour'), ('daily', 'Every day'), ('weekly', 'Days of the week'), ('monthly', 'Days of the month'), ('cron', 'Cron expression')], default='manual', max_length=8),
         ),
+        migrations.RunPython(migrations.RunPython.noop, refuse_new_kinds, elidable=False),
     ]
