@@ -218,6 +218,11 @@ def _facts(job: Job) -> dict[str, Any]:
         "schedule": job.schedule_kind,
         "time": job.schedule_time.isoformat() if job.schedule_time else None,
         "weekdays": job.schedule_weekdays,
+        "minutes": job.schedule_minutes,
+        "days": job.schedule_days or [],
+        "cron": job.schedule_cron,
+        "misfire": job.misfire,
+        "misfire_hours": job.misfire_hours,
         "time_zone": job.time_zone,
         "keep_points": job.keep_points,
     }

@@ -43,6 +43,11 @@ EDITED = (
     "schedule_kind",
     "schedule_time",
     "schedule_weekdays",
+    "schedule_minutes",
+    "schedule_days",
+    "schedule_cron",
+    "misfire",
+    "misfire_hours",
     "time_zone",
     "keep_points",
 )

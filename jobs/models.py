@@ -59,9 +59,20 @@ class Level(models.TextChoices):
 
 class ScheduleKind(models.TextChoices):
     MANUAL = "manual", "Manual"
+    MINUTES = "minutes", "Every few minutes"
     HOURLY = "hourly", "Every hour"
     DAILY = "daily", "Every day"
-    WEEKLY = "weekly", "Every week"
+    WEEKLY = "weekly", "Days of the week"
+    MONTHLY = "monthly", "Days of the month"
+    CRON = "cron", "Cron expression"
+
+
+class Misfire(models.TextChoices):
+    """What happens to a due time that nobody was there for, once somebody is there again."""
+
+    ONCE = "once", "One session, however late"
+    WITHIN = "within", "One session, if not too late"
+    SKIP = "skip", "None until the next time"
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -96,6 +107,13 @@ class Job(models.Model):
     schedule_kind = models.CharField(max_length=8, choices=ScheduleKind.choices, default=ScheduleKind.MANUAL)
     schedule_time = models.TimeField(null=True, blank=True, help_text="Of an hourly schedule only the minute counts.")
     schedule_weekdays = models.JSONField(default=list, blank=True, help_text="0 is Monday.")
+    schedule_minutes = models.PositiveSmallIntegerField(null=True, blank=True)
+    schedule_days = models.JSONField(null=True, blank=True, help_text="Of the month; 0 is the last.")
+    schedule_cron = models.CharField(max_length=200, blank=True, db_default="")
+    misfire = models.CharField(
+        max_length=6, choices=Misfire.choices, default=Misfire.ONCE, db_default=Misfire.ONCE.value
+    )
+    misfire_hours = models.PositiveSmallIntegerField(null=True, blank=True)
     time_zone = models.CharField(max_length=64, default="UTC")
     schedule_since = models.DateTimeField(null=True, help_text="Due times at or before this instant are settled.")
     paused = models.BooleanField(default=False)
