@@ -120,7 +120,7 @@ def _adopt_chain(job: Job, repository: Repository, claimed: dict[str, Any], log:
         with transaction.atomic():
             chain = make_chain(job, UUID(claimed["chain"]), repository, job.name, encrypted)
             adopted = adopt(chain, keeps_keys=keeps_keys(job), signed_by=public_bytes())
-    except (CannotAdopt, RepositoryAway, KmsError) as error:
+    except (CannotAdopt, RepositoryAway, KmsError, CannotOpenSealed) as error:
         log.say_warning("cannot-adopt", str(error))
         return
     log.say("adopted", f"A new chain with {len(adopted)} points was sealed but not registered; it is now.")

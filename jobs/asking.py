@@ -24,11 +24,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.responses import go_to
+from jobs.jobs import is_vouched_for
 from jobs.models import Job
 from keys import passwords
-from keys.crypto_sealed import CannotOpenSealed
 from keys.models import PasswordVersion
-from keys.sealing import check_vouched_row
 from repositories.models import RestorePoint, Slot
 
 HOLDS_FOR = timedelta(minutes=15)
@@ -68,15 +67,7 @@ def is_asked_for(point: RestorePoint) -> bool:
     jobs = list(Job.objects.filter(job_chains__chain=point.chain_id).select_related("password", "kms_key"))
     if any(job.ask_password for job in jobs):
         return True
-    return not all(map(_is_vouched_for, jobs)) and bool(versions_that_open(point))
-
-
-def _is_vouched_for(job: Job) -> bool:
-    try:
-        check_vouched_row(job, "protection_proof")
-    except CannotOpenSealed:
-        return False
-    return True
+    return not all(map(is_vouched_for, jobs)) and bool(versions_that_open(point))
 
 
 def answer(request: HttpRequest, point: RestorePoint, typed: str) -> bool:
