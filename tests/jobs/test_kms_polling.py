@@ -9,13 +9,14 @@ from django.utils import timezone
 
 from backupsite.models import AuditEvent
 from jobs.kms_polling import start_due_polls, start_poll
+from jobs.kms_usage import stake_of
 from jobs.models import LogLine, Session, SessionKind, State
 from jobs.running import run
 from jobs.sessions import request_cancel
 from jobs.ticking import tick
 from keys.crypto_rsa import Oaep
 from keys.kms_servers import connected, declare_lost, pair_name, pair_of
-from keys.models import KeyState, KmsServer
+from keys.models import KeyState, KmsKeyVersion, KmsServer
 from tests.factories import add_kms_version, make_chain, make_job, make_kms_key, make_kms_server, make_point, make_proxy
 
 pytestmark = pytest.mark.django_db
@@ -58,6 +59,19 @@ def test_a_good_poll_proves_the_newest_pair(server, job):
     assert version.proven_at and version.checked_at and version.state == KeyState.ACTIVE
     assert server.answered_at and server.polled_at and server.problem == ""
     assert "1 opened what was sealed" in log_of(session)
+
+
+def test_a_good_poll_proves_the_points_sealed_since_the_last_one(server, job, kmip_server):
+    KmsKeyVersion.objects.update(proven_at=timezone.now() - timedelta(days=3650))
+    assert stake_of(job.kms_key.newest()).unproven == 3
+    kmip_server.stop()
+    try:
+        assert polled(server).state == State.FAILED
+    finally:
+        kmip_server.start_again()
+    assert stake_of(job.kms_key.newest()).unproven == 3
+    assert polled(server).state == State.SUCCEEDED
+    assert stake_of(job.kms_key.newest()).unproven == 0
 
 
 def test_a_server_without_keys_is_greeted(server):
