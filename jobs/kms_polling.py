@@ -76,13 +76,16 @@ def work(session: Session, held: Claim, log: SessionLog) -> Outcome:
     """Poll, and return how that went. Raises KmsError when the server does not answer."""
     server = _server_of(session)
     log.say("started", f"Asks the KMS server {server.name} about its keys.")
-    report = poll(server, lambda: _is_unwanted(held))
+    stakes: list[tuple[StateSeen, Stake]] = []
+
+    def tell(seen: StateSeen) -> None:
+        stakes.append((seen, stake_of(seen.version)))
+        _tell_closed(session, *stakes[-1], log)
+
+    report = poll(server, lambda: _is_unwanted(held), tell)
     if report.stopped:
         return Outcome(State.CANCELLED, "cancelled", {}, "Stopped. What was asked by then is kept.")
     _tell(report, log)
-    stakes = [(seen, stake_of(seen.version)) for seen in report.closed]
-    for seen, stake in stakes:
-        _tell_closed(session, seen, stake, log)
     return _outcome(server, report, stakes)
 
 

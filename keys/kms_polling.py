@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from django.db import transaction
 from django.utils import timezone
 
 from keys.kms.interface import Kms, KmsError, KmsGarbage, KmsKeyGone, KmsRefused
@@ -34,7 +35,10 @@ class StateSeen:
 
 @dataclass
 class Report:
-    """`problems` are sentences: what could not be asked, or did not work. `stopped`: it was ended before its end."""
+    """`problems` are sentences: what could not be asked, or did not work. `stopped`: it was ended before its end.
+
+    `tell` is called with each pair that is not active as its state is stored: no alarm is lost if the poll ends early.
+    """
 
     keys: int = 0
     asked: int = 0
@@ -44,13 +48,18 @@ class Report:
     rotated: list[KmsKeyVersion] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     stopped: bool = False
+    tell: Callable[[StateSeen], None] = lambda seen: None
 
 
-def poll(server: KmsServer, should_stop: Callable[[], bool] = lambda: False) -> Report:
+def poll(
+    server: KmsServer,
+    should_stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[StateSeen], None] = lambda seen: None,
+) -> Report:
     """Ask the server about all its keys. Raises KmsError when it does not answer; what was learned by then is kept."""
     now = timezone.now()
     KmsServer.objects.filter(pk=server.pk).update(polled_at=now)
-    report = Report()
+    report = Report(tell=tell)
     try:
         with connected(server) as kms:
             for key in server.keys.order_by("pk"):
@@ -101,12 +110,14 @@ def _ask_state(kms: Kms, version: KmsKeyVersion, report: Report) -> None:
     before, now = KeyState(version.state), timezone.now()
     version.state, version.checked_at = state, now
     version.state_since = version.state_since if state == before else now
-    # Whoever declared it lost while the server was asked has the last word.
-    rows = KmsKeyVersion.objects.filter(pk=version.pk).exclude(state=KeyState.LOST)
-    rows.update(state=state, checked_at=now, state_since=version.state_since)
-    if state != KeyState.ACTIVE:
-        report.closed.append(StateSeen(version, before, state))
-    elif before != KeyState.ACTIVE:
+    with transaction.atomic():
+        # Whoever declared it lost while the server was asked has the last word.
+        rows = KmsKeyVersion.objects.filter(pk=version.pk).exclude(state=KeyState.LOST)
+        rows.update(state=state, checked_at=now, state_since=version.state_since)
+        if state != KeyState.ACTIVE:
+            report.closed.append(StateSeen(version, before, state))
+            report.tell(report.closed[-1])
+    if state == KeyState.ACTIVE and before != KeyState.ACTIVE:
         report.opened_again.append(version)
 
 

@@ -15,6 +15,7 @@ from jobs.running import run
 from jobs.sessions import request_cancel
 from jobs.ticking import tick
 from keys.crypto_rsa import Oaep
+from keys.kms.interface import KmsAway
 from keys.kms_servers import connected, declare_lost, pair_name, pair_of
 from keys.models import KeyState, KmsKeyVersion, KmsServer
 from tests.factories import add_kms_version, make_chain, make_job, make_kms_key, make_kms_server, make_point, make_proxy
@@ -159,6 +160,28 @@ def test_a_key_that_closes_is_told_with_what_is_at_stake(server, job, kmip_serve
 
     again = polled(server)  # still an alarm at each poll, but news only once
     assert again.state == ends and AuditEvent.objects.filter(action="KMS key closed").count() == 1
+
+
+def test_an_alarm_is_not_lost_when_the_server_goes_away_behind_it(server, job, kmip_server, monkeypatch):
+    from keys.kms import kmip
+
+    make_kms_key(server, kmip_server)  # is asked after the job's
+    close(kmip_server, server, job, KeyState.DISABLED)
+    whole, asked = kmip.Kmip.state, []
+
+    def state(self, private_id):
+        asked.append(private_id)
+        if len(asked) == 2:
+            raise KmsAway("The server went away.")
+        return whole(self, private_id)
+
+    monkeypatch.setattr(kmip.Kmip, "state", state)
+    session = polled(server)
+    assert (session.state, session.result_code) == (State.FAILED, "kms-away")
+    assert AuditEvent.objects.get(action="KMS key closed").after["state"] == KeyState.DISABLED
+    assert "is disabled" in log_of(session)
+    polled(server)
+    assert AuditEvent.objects.filter(action="KMS key closed").count() == 1
 
 
 def test_a_destroyed_key_that_the_server_remembers(server, job, monkeypatch):
