@@ -21,6 +21,7 @@ from jobs.session_log import SessionLog
 from keys.crypto_sealed import CannotOpenSealed
 from keys.kms.interface import KmsError
 from keys.passwords import PasswordLost
+from keys.signing import public_bytes
 from repositories.catalogue import CannotAdopt, RepositoryAway, adopt, check_chain, finish_deletions
 from repositories.engine.chains import adoptable_files
 from repositories.engine.errors import CannotUnwrap
@@ -118,8 +119,8 @@ def _adopt_chain(job: Job, repository: Repository, claimed: dict[str, Any], log:
     try:
         with transaction.atomic():
             chain = make_chain(job, UUID(claimed["chain"]), repository, job.name, encrypted)
-            adopted = adopt(chain, keeps_keys=keeps_keys(job))
-    except (CannotAdopt, RepositoryAway, KmsError) as error:
+            adopted = adopt(chain, keeps_keys=keeps_keys(job), signed_by=public_bytes())
+    except (CannotAdopt, RepositoryAway, KmsError, CannotOpenSealed) as error:
         log.say_warning("cannot-adopt", str(error))
         return
     log.say("adopted", f"A new chain with {len(adopted)} points was sealed but not registered; it is now.")

@@ -24,6 +24,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.responses import go_to
+from jobs.jobs import is_vouched_for
 from jobs.models import Job
 from keys import passwords
 from keys.models import PasswordVersion
@@ -60,8 +61,13 @@ def must_ask(request: HttpRequest, point: RestorePoint) -> bool:
 
 
 def is_asked_for(point: RestorePoint) -> bool:
-    wanting = Job.objects.filter(ask_password=True, job_chains__chain=point.chain_id)
-    return point.chain.encrypted and wanting.exists()
+    """A job whose row was changed outside this console is taken for one that wants it, where somebody can answer."""
+    if not point.chain.encrypted:
+        return False
+    jobs = list(Job.objects.filter(job_chains__chain=point.chain_id).select_related("password", "kms_key"))
+    if any(job.ask_password for job in jobs):
+        return True
+    return not all(map(is_vouched_for, jobs)) and bool(versions_that_open(point))
 
 
 def answer(request: HttpRequest, point: RestorePoint, typed: str) -> bool:

@@ -21,10 +21,17 @@ from backupsite.responses import no_store
 from backupsite.roles import Right, requires
 from jobs import asking
 from keys import attempts
+from keys.crypto_sealed import CannotOpenSealed
 from keys.forms import TypedPasswordField
 from repositories.models import RestorePoint
 
-SEVERITIES = {"right": Severity.INFO, "wrong": Severity.NOTICE, "blocked": Severity.HIGH, "nothing": Severity.NOTICE}
+SEVERITIES = {
+    "right": Severity.INFO,
+    "wrong": Severity.NOTICE,
+    "nothing": Severity.NOTICE,
+    "blocked": Severity.HIGH,
+    "changed outside": Severity.HIGH,
+}
 
 
 class AnswerForm(Form):
@@ -57,6 +64,9 @@ def _result(request: HttpRequest, point: RestorePoint, form: AnswerForm) -> str:
         result = "blocked"
     except asking.NothingToCompare:
         result = "nothing"
+    except CannotOpenSealed as error:
+        result = "changed outside"
+        form.add_error(None, f"Nothing can be compared: {error}")
     audit.record(request, "password asked", point, after={"result": result}, severity=SEVERITIES[result])
     return result
 

@@ -30,6 +30,7 @@ from jobs.adopting import (
     make_chain,
     repository_away,
 )
+from jobs.begun_files import proof_of, was_begun_here
 from jobs.custody import drop_kept_keys
 from jobs.leases import Claim, Stale, held_row, renew
 from jobs.models import Encryption, Job, Session, State
@@ -40,6 +41,7 @@ from jobs.recipients import recipients_of
 from jobs.session_log import SessionLog
 from jobs.situation import situation_of
 from jobs.targets import is_within
+from keys.crypto import random_key
 from keys.crypto_recipients import Recipient
 from keys.crypto_sealed import CannotOpenSealed
 from keys.crypto_slots import kind_of, said_of
@@ -183,6 +185,7 @@ def _request(job: Job, planned: Plan, chain: Chain | None) -> BackupRequest:
         parent_key=parent_key,
         job_name=job.name,
         signer=signer,
+        file_key=random_key() if recipients.all() else None,
         unfinished_key=_unfinished_key(job, chain_id),
         plain_allowed=not job.repository.requires_encryption,
     )
@@ -196,10 +199,11 @@ def _unfinished_key(job: Job, chain_id: uuid.UUID) -> bytes | None:
     if job.encryption != Encryption.KMS:
         return None
     try:
-        return unfinished_key(job.repository.root / str(chain_id), own_secrets())
+        found = unfinished_key(job.repository.root / str(chain_id), own_secrets())
     except (KmsError, CannotOpenSealed) as error:
         logger.warning("The unfinished file of chain %s is not written on: %s", chain_id, error)
         return None
+    return found[1] if found is not None and was_begun_here(job, *found) else None
 
 
 def _next_sequence(chain: Chain | None) -> int:
@@ -248,6 +252,7 @@ def _keep_plan(held: Claim, job: Job, planned: Plan, request: BackupRequest) -> 
         "new_chain": planned.new_chain,
         "sequence": request.sequence,
         "file_id": str(request.file_id),
+        "begun_file": proof_of(request.file_id, request.file_key) if request.file_key else "",
         "full_requested": job.full_requested,
         "new_chain_requested": job.new_chain_requested,
     }

@@ -2,44 +2,76 @@
 
 Rows are made under an advisory lock and are unique per job and instant, so that a slot starts one session however many
 schedulers run. After a gap with nobody there, one *missed* row stands for all due times of the gap but the last, and
-that one starts a session. While a job is paused, one *skipped* row grows. When an instant is due is decided in
-`jobs.schedule`; who calls this, and how often, in `jobs.ticking`.
+that one starts a session, unless the job's misfire policy says that it is too late for it. While a job is paused, one
+*skipped* row grows. When an instant is due is decided in `jobs.schedule`; who calls this, and how often, in
+`jobs.ticking`.
 
 Reasons (`DueTime.reason`, `DueTime.params`) of missed and skipped rows; each row stands for `count` due times, from
 `due_at` up to `last_due_at`:
 
     missed    nobody-there      (none)            no scheduler ran; a later due time started a session
+    missed    too-late          policy, hours     no scheduler ran, and the job's policy starts none that late
     skipped   previous-active   session, state    the previous session of the job still waits or runs
     skipped   paused            (none)            the job was paused
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime, time
+from collections.abc import Callable, Mapping
+from datetime import datetime, time, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from zoneinfo import ZoneInfoNotFoundError
 
 from django.db import connection, transaction
 
-from jobs.models import DueState, DueTime, Job, ScheduleKind
+from jobs.models import DueState, DueTime, Job, Misfire, ScheduleKind
 from jobs.schedule import Kind, Schedule, due_between, next_after
 from jobs.sessions import AlreadyActive, start_backup
 
 DUE_LOCK = 0x6261_636B_0002
-SCHEDULE_FIELDS = ("schedule_kind", "schedule_time", "schedule_weekdays", "time_zone", "schedule_since")
+IN_TIME = timedelta(minutes=5)
+SCHEDULE_FIELDS = (
+    "schedule_kind",
+    "schedule_time",
+    "schedule_weekdays",
+    "schedule_minutes",
+    "schedule_days",
+    "schedule_cron",
+    "time_zone",
+    "schedule_since",
+)
 
 
 class Reason(StrEnum):
     NOBODY_THERE = "nobody-there"
+    TOO_LATE = "too-late"
     PREVIOUS_ACTIVE = "previous-active"
     PAUSED = "paused"
 
 
 def schedule_of(job: Job) -> Schedule:
     at = job.schedule_time or time(0, 0)
-    return Schedule(Kind(job.schedule_kind), at, tuple(job.schedule_weekdays), job.time_zone)
+    return Schedule(
+        Kind(job.schedule_kind),
+        at,
+        tuple(job.schedule_weekdays),
+        job.time_zone,
+        job.schedule_minutes or 0,
+        tuple(job.schedule_days or ()),
+        job.schedule_cron,
+    )
+
+
+def is_too_late(job: Job, due_at: datetime, now: datetime) -> bool:
+    """Tell whether the job's misfire policy leaves this due time alone. A scheduler may be a little late."""
+    late = now - due_at
+    match job.misfire:
+        case Misfire.SKIP:
+            return late > IN_TIME
+        case Misfire.WITHIN:
+            return late > timedelta(hours=job.misfire_hours or 0)
+    return False
 
 
 def start_due_sessions(now: datetime) -> list[Exception]:
@@ -69,6 +101,9 @@ def record_due_times(job: Job, now: datetime) -> None:
     times = due_between(schedule_of(job), job.schedule_since, now) if job.schedule_since else []
     if times and job.paused:
         _add_paused(job, times)
+    elif times and is_too_late(job, times[-1], now):
+        params = {"policy": job.misfire, "hours": job.misfire_hours}
+        _add(job, times, DueState.MISSED, Reason.TOO_LATE, params)
     elif times:
         *missed, last = times
         if missed:
@@ -140,9 +175,21 @@ def _settle(row: DueTime, state: DueState, reason: Reason, params: dict[str, str
     DueTime.objects.filter(pk=row.pk, state=DueState.DUE).update(state=state, reason=reason, params=params or {})
 
 
-def _add(job: Job, times: list[datetime], state: DueState, reason: Reason | None = None) -> None:
+def _add(
+    job: Job,
+    times: list[datetime],
+    state: DueState,
+    reason: Reason | None = None,
+    params: Mapping[str, object] | None = None,
+) -> None:
     """Add one row for these due times; one that has a row already is settled."""
-    row = {"state": state, "reason": reason or "", "count": len(times), "last_due_at": times[-1]}
+    row = {
+        "state": state,
+        "reason": reason or "",
+        "params": dict(params or {}),
+        "count": len(times),
+        "last_due_at": times[-1],
+    }
     DueTime.objects.get_or_create(job=job, due_at=times[0], defaults=row)
 
 

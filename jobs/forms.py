@@ -15,8 +15,9 @@ from django import forms
 
 from backupsite.models import User
 from jobs.forms_encryption import NEW_PASSWORD, EncryptionFields, initial_keys
+from jobs.forms_schedule import ScheduleFields, initial_times, put_times_on
 from jobs.jobs import old_chain_answer
-from jobs.models import Job, Level, ScheduleKind
+from jobs.models import Job, Level
 from keys.models import PasswordRecord
 from repositories.engine.errors import BadPattern
 from repositories.engine.patterns import Patterns
@@ -25,15 +26,6 @@ from repositories.models import Repository
 MOST_POINTS = 3650
 MOST_LINES = 1000
 LONGEST_PATH = 4096
-WEEKDAYS = (
-    ("0", "Monday"),
-    ("1", "Tuesday"),
-    ("2", "Wednesday"),
-    ("3", "Thursday"),
-    ("4", "Friday"),
-    ("5", "Saturday"),
-    ("6", "Sunday"),
-)
 
 
 class OldChain:
@@ -73,7 +65,7 @@ def _lines_field(label: str, *, rows: int, required: bool, help_text: str) -> fo
     return forms.CharField(label=label, required=required, strip=False, widget=widget, help_text=help_text)
 
 
-class JobForm(EncryptionFields):
+class JobForm(ScheduleFields, EncryptionFields):
     name = forms.CharField(label="Name", max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
     sources = _lines_field(
         "Directories to back up", rows=4, required=True, help_text="Absolute paths on the proxy, one on each line."
@@ -96,17 +88,6 @@ class JobForm(EncryptionFields):
         initial=Level.FAST,
         help_text="Fast is right for nearly everything; strong is several times slower.",
     )
-    schedule_kind = forms.ChoiceField(label="Runs", choices=ScheduleKind.choices, initial=ScheduleKind.DAILY)
-    schedule_time = forms.TimeField(
-        label="At",
-        required=False,
-        widget=forms.TimeInput(format="%H:%M", attrs={"type": "time"}),
-        help_text="Of an hourly schedule only the minute counts.",
-    )
-    schedule_weekdays = forms.MultipleChoiceField(
-        label="On", choices=WEEKDAYS, required=False, widget=forms.CheckboxSelectMultiple
-    )
-    time_zone = forms.ChoiceField(label="Time zone")
     keep_points = forms.IntegerField(
         label="Restore points to keep",
         min_value=1,
@@ -159,21 +140,11 @@ class JobForm(EncryptionFields):
     def clean_exclude(self) -> list[str]:
         return clean_patterns(lines_of(self.cleaned_data["exclude"]))
 
-    def clean_schedule_weekdays(self) -> list[int]:
-        return sorted(int(day) for day in self.cleaned_data["schedule_weekdays"])
-
     def clean(self) -> dict[str, Any]:
         cleaned = self.cleaned_data
         self.clean_keys(cleaned)
-        self._clean_schedule(cleaned)
+        self.clean_times(cleaned)
         return cleaned
-
-    def _clean_schedule(self, cleaned: dict[str, Any]) -> None:
-        kind = cleaned.get("schedule_kind")
-        if kind != ScheduleKind.MANUAL and not cleaned.get("schedule_time") and "schedule_time" not in self.errors:
-            self.add_error("schedule_time", "Say when.")
-        if kind == ScheduleKind.WEEKLY and not cleaned.get("schedule_weekdays"):
-            self.add_error("schedule_weekdays", "Choose at least one day.")
 
     def show_on(self, job: Job) -> Job:
         """Put what an unbound form begins with on a new job, so that the preview fits what is shown."""
@@ -191,10 +162,7 @@ class JobForm(EncryptionFields):
             if name in self.cleaned_data:
                 setattr(job, name, self.cleaned_data[name])
         self.put_keys_on(job)
-        if job.schedule_kind == ScheduleKind.MANUAL:
-            job.schedule_time = None
-        if job.schedule_kind != ScheduleKind.WEEKLY:
-            job.schedule_weekdays = []
+        put_times_on(job)
         return job
 
 
@@ -212,6 +180,11 @@ COPIED = (
     "schedule_kind",
     "schedule_time",
     "schedule_weekdays",
+    "schedule_minutes",
+    "schedule_days",
+    "schedule_cron",
+    "misfire",
+    "misfire_hours",
     "time_zone",
     "keep_points",
 )
@@ -226,7 +199,7 @@ def initial_of(job: Job) -> dict[str, Any]:
         "exclude": "\n".join(job.exclude),
         "repository": job.repository.uuid,
         **initial_keys(job),
-        "schedule_weekdays": [str(day) for day in job.schedule_weekdays],
+        **initial_times(job),
         "old_chain": old_chain_answer(job),
         "version": job.version,
     }

@@ -12,9 +12,10 @@ from typing import Any
 from django import forms
 
 from backupsite.models import User
+from jobs.custody import has_a_way_back
 from jobs.models import Encryption, Job
 from keys.forms import weak_warning
-from keys.models import KmsKey, KmsServer, Outage, PasswordRecord, RecoveryKey
+from keys.models import KmsKey, KmsServer, PasswordRecord
 from keys.models.kms import CLOSED_FOR_GOOD
 from keys.passwords import known_words
 from keys.strength import estimate
@@ -188,11 +189,6 @@ def key_on(server: KmsServer, job: Job) -> KmsKey:
     if key is None or key.newest().state in CLOSED_FOR_GOOD:
         return KmsKey(server=server, owner=job.uuid, owner_name=job.name)
     return key
-
-
-def has_a_way_back(server: KmsServer) -> bool:
-    """Tell whether strict custody can be had with a server: points open without it, or none is written without it."""
-    return RecoveryKey.objects.active().exists() or server.outage == Outage.FAIL
 
 
 def initial_keys(job: Job) -> dict[str, str]:

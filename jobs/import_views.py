@@ -29,7 +29,7 @@ from jobs import answering_chains, questions
 from jobs.job_views import signed_in
 from jobs.models import JobChain, Proxy, Session
 from keys import attempts
-from keys.models import KmsServer
+from keys.models import KmsServer, VerifyAttempt
 from keys.passwords import CannotKeep
 from keys.signing import public_bytes
 from repositories import importing
@@ -168,20 +168,31 @@ def _open_typed(
 ) -> OpenedChain:
     """Raises WrongPassword, attempts.TooManyAttempts; both are written to the audit trail."""
     try:
-        attempt = attempts.begin(seen.chain_id)
+        begun = _begun(seen)
     except attempts.TooManyAttempts:
         _refused(request, repository, seen, "blocked", Severity.HIGH)
         raise
     try:
         opened = _open(request, repository, seen, password=typed, wanted=form.wanted())
     except (questions.NoAnswer, questions.Refused):
-        attempt.delete()  # nothing was compared, or it was not told
+        _take_back(begun)  # nothing was compared, or it was not told
         raise
     if not opened.passwords:
         _refused(request, repository, seen, "wrong", Severity.NOTICE)
         raise WrongPassword
-    attempt.delete()
+    _take_back(begun)
     return opened
+
+
+def _begun(seen: SeenChain) -> list[VerifyAttempt]:
+    """Count for the chain and for the records of its slots: a record is not guessed through many chains either."""
+    records = {slot.record for slot in seen.slots if slot.kind == "password"}
+    return [attempts.begin(subject) for subject in sorted({seen.chain_id, *records})]
+
+
+def _take_back(begun: list[VerifyAttempt]) -> None:
+    for attempt in begun:
+        attempt.delete()
 
 
 def _refused(request: HttpRequest, repository: Repository, seen: SeenChain, result: str, severity: str) -> None:

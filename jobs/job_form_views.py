@@ -191,14 +191,19 @@ def _record(request: HttpRequest, before: Job | None, saved: Job) -> None:
     old = _facts(before) if before else {}
     changed = {name for name in new if old.get(name) != new[name]}
     disabled = before is not None and before.encryption != saved.encryption == Encryption.OFF
+    tampered = before is not None and not job_cases.is_vouched_for(before)
     audit.record(
         request,
         "disable encryption" if disabled else "edit job" if before else "create job",
         saved,
         before={name: old[name] for name in changed if name in old},
-        after={name: new[name] for name in changed},
-        severity=Severity.HIGH if disabled else Severity.INFO,
+        after={name: new[name] for name in changed} | ({"was": "changed outside this console"} if tampered else {}),
+        severity=Severity.HIGH if disabled or tampered else Severity.INFO,
     )
+    if tampered:
+        messages.warning(
+            request, f"The settings of {saved.name} had been changed outside this console: look into the audit."
+        )
 
 
 def _facts(job: Job) -> dict[str, Any]:
@@ -218,6 +223,11 @@ def _facts(job: Job) -> dict[str, Any]:
         "schedule": job.schedule_kind,
         "time": job.schedule_time.isoformat() if job.schedule_time else None,
         "weekdays": job.schedule_weekdays,
+        "minutes": job.schedule_minutes,
+        "days": job.schedule_days or [],
+        "cron": job.schedule_cron,
+        "misfire": job.misfire,
+        "misfire_hours": job.misfire_hours,
         "time_zone": job.time_zone,
         "keep_points": job.keep_points,
     }

@@ -20,7 +20,8 @@ from jobs.due import record_due_times, schedule_of
 from jobs.models import Encryption, Job, JobChain, JobChainState, Session
 from jobs.planning import Plan, digest, plan, refused
 from jobs.situation import situation_of
-from keys.sealing import vouch_for
+from keys.crypto_sealed import CannotOpenSealed
+from keys.sealing import check_vouched_row, vouch_for
 from repositories.models import Chain
 
 OldChainAnswer = Literal["keep", "detach", "delete"]
@@ -43,6 +44,11 @@ EDITED = (
     "schedule_kind",
     "schedule_time",
     "schedule_weekdays",
+    "schedule_minutes",
+    "schedule_days",
+    "schedule_cron",
+    "misfire",
+    "misfire_hours",
     "time_zone",
     "keep_points",
 )
@@ -96,6 +102,15 @@ def save_job(job: Job, *, expected_version: int | None, digest: str) -> Job:
     row.protection_proof = vouch_for(row, "protection_proof")
     row.save(update_fields=["protection_proof"])
     return row
+
+
+def is_vouched_for(job: Job) -> bool:
+    """Tell whether the row says of its protection what was last saved in this console."""
+    try:
+        check_vouched_row(job, "protection_proof")
+    except CannotOpenSealed:
+        return False
+    return True
 
 
 def _locked(job: Job, expected_version: int | None) -> Job:

@@ -57,8 +57,10 @@ def facts_for(user: User, now: datetime) -> Facts:
 
 
 def _passwords() -> tuple[Password, ...]:
-    """Of records that were declared lost there is nothing more to say."""
-    newest = PasswordVersion.objects.filter(record__lost_at=None).order_by("record_id", "-number").distinct("record_id")
+    """Of a password that was declared lost there is nothing more to say, until it is changed."""
+    versions = PasswordVersion.objects.order_by("record_id", "-number").distinct("record_id")
+    lost = Q(record__lost_at__gte=F("created_at"))
+    newest = PasswordVersion.objects.filter(pk__in=versions.values("pk")).exclude(lost)
     rows = newest.values_list("record__name", "record__uuid", "created_at", "strength")
     found = [Password(name, str(uuid), set_at, strength) for name, uuid, set_at, strength in rows]
     return tuple(sorted(found, key=lambda password: password.name))

@@ -27,6 +27,7 @@ from django.db.models.expressions import RawSQL
 from jobs.secret_names import RECORDS, name_of, stranger, versioned
 from keys.models import KmsKeyVersion, PasswordRecord, PasswordVersion, RecoveryKey
 from keys.models.kms import CLOSED_FOR_GOOD
+from keys.passwords import is_lost
 from repositories.models import PointState, RestorePoint, RestorePointQuerySet, Slot
 
 
@@ -119,7 +120,7 @@ _BOUNDS = f"""
         SELECT p.chain_id,
                max(p.sequence) FILTER (WHERE lost.it) AS lost_to,
                max(p.sequence) FILTER (WHERE NOT lost.it AND (
-                   (pr.id IS NOT NULL AND pr.lost_at IS NULL)
+                   (pr.id IS NOT NULL AND (pr.lost_at IS NULL OR pv.created_at > pr.lost_at))
                    OR (kv.id IS NOT NULL AND NOT kv.state = ANY(%s))
                    OR (rk.id IS NOT NULL AND rk.retired_at IS NULL))) AS open_to
         FROM {SLOTS} s JOIN {POINTS} p ON p.id = s.point_id
@@ -198,9 +199,9 @@ def _use(*row: Any) -> Use:  # noqa: ANN401 - columns as the database gives them
 
 def _passwords(records: set[UUID]) -> Iterable[Secret]:
     rows = PasswordVersion.objects.filter(record__uuid__in=records).select_related("record")
-    for row in rows.only("number", "record__uuid", "record__name", "record__lost_at"):
+    for row in rows.only("number", "created_at", "record__uuid", "record__name", "record__lost_at"):
         record = row.record
-        state = "declared lost" if record.lost_at else ""
+        state = "declared lost" if is_lost(row) else ""
         name = versioned(record.name, row.number)
         yield Secret("password", record.uuid, row.number, name, record.uuid, state)
 

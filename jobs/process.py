@@ -194,6 +194,7 @@ def order_of(request: BackupRequest) -> BackupOrder:
         started_at_ns=request.started_at_ns,
         sources=request.sources,
         recipients=request.recipients.all(),
+        file_key=request.file_key,
         unfinished_key=request.unfinished_key,
         parent=parent,
         include=request.include,

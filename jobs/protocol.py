@@ -32,8 +32,8 @@ class Recipients:
 
 @dataclass(frozen=True)
 class BackupRequest:
-    """One restore point to be written. `unfinished_key` is the file key of an unfinished file of the chain, where a KMS
-    opened it.
+    """One restore point to be written, under `file_key`. `unfinished_key` is the file key of an unfinished file of the
+    chain, where a KMS opened it.
     """
 
     root: bytes
@@ -54,6 +54,7 @@ class BackupRequest:
     parent_key: bytes | None = field(repr=False)
     job_name: str
     signer: bytes | None = field(default=None, repr=False)  # the console's raw Ed25519 private key
+    file_key: bytes | None = field(default=None, repr=False)
     unfinished_key: bytes | None = field(default=None, repr=False)
     plain_allowed: bool = (
         True  # false: the repository takes encrypted files only, whatever the rest of the request says

@@ -16,6 +16,7 @@ from jobs.models import Encryption, Job
 from jobs.rewrap_orders import Order, RecordVersion, Wanted
 from keys.models import KmsKey, PasswordRecord, RecoveryKey
 from keys.models.kms import CLOSED_FOR_GOOD
+from keys.passwords import is_lost
 from repositories.models import Chain, ChainQuerySet, RestorePoint, Slot
 
 JOB, ONLY_RECOVERY = "job", "recovery"
@@ -86,7 +87,7 @@ def of_recovery_key(key: RecoveryKey, chains: ChainQuerySet) -> Scope:
 
 def choices(scope: Scope) -> list[tuple[str, str]]:
     """Return what `Chosen.to` can be, with its words."""
-    passwords = PasswordRecord.objects.filter(lost_at=None)
+    passwords = [record for record in PasswordRecord.objects.all() if not is_lost(record.newest())]
     found = [(JOB, "What each job uses now" if len(scope.chains) > 1 else "What its job uses now")]
     if RecoveryKey.objects.active().exists():
         found.append((ONLY_RECOVERY, "The active recovery keys alone"))
@@ -127,7 +128,7 @@ def _for(chain: Chain) -> tuple[Wanted | None, str]:
     if job.kms_key is not None:
         return (None, "key-lost") if _is_gone(job.kms_key) else (_kms(job.kms_key), "")
     assert job.password is not None, "an encrypted job has a password or a KMS key"
-    return (None, "key-lost") if job.password.lost_at else (_password(job.password), "")
+    return (None, "key-lost") if is_lost(job.password.newest()) else (_password(job.password), "")
 
 
 def _is_strict(chain: Chain) -> bool:

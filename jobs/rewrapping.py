@@ -34,8 +34,9 @@ from jobs.session_log import SessionLog
 from keys.crypto_recipients import KmsRecipient, PasswordRecipient, RecoveryRecipient
 from keys.crypto_sealed import CannotOpenSealed
 from keys.kms_servers import check_may_wrap
+from keys.passwords import is_lost
 from keys.public_recipients import kms_recipient, recovery_recipients
-from repositories.catalogue import SlotFor, kms_version_of, points_of, version_of
+from repositories.catalogue import SlotFor, hint_for, kms_version_of, points_of, version_of
 from repositories.heads import HeadNow, store_heads
 from repositories.models import Chain, RestorePoint
 
@@ -44,7 +45,7 @@ def prepare(session: Session, held: Claim, log: SessionLog) -> RewrapRequest:
     """Return the files with their keys, and the recipients. Raises SessionFailed."""
     order = _order(session)
     chain = _chain(order)
-    bring_up_to_date(chain, log, forgiving=True)
+    bring_up_to_date(chain, log, job=session.job, forgiving=True)
     with keys_in_reach():
         add = recipients_of(order)
         keys = file_keys_of(points_of(chain))
@@ -92,7 +93,8 @@ def after(session: Session, log: SessionLog) -> None:
 def recipients_of(order: Order) -> Recipients:
     """Return whom to wrap for.
 
-    Raises SessionFailed for a record that is gone or retired, CannotOpenSealed, and keys.kms_servers.WrapRefused.
+    Raises SessionFailed for a record that is gone, retired or declared lost, CannotOpenSealed, and
+    keys.kms_servers.WrapRefused.
     """
     active = {recipient.record: recipient for recipient in recovery_recipients()}
     return Recipients(
@@ -118,7 +120,7 @@ def _chain(order: Order) -> Chain:
 
 def _password(wanted: Wanted) -> PasswordRecipient:
     version = version_of(wanted.record, wanted.version)
-    if version is None:
+    if version is None or is_lost(version):
         raise _gone(wanted)
     return password_version_recipient(version)
 
@@ -140,7 +142,9 @@ def _recovery(wanted: Wanted, active: dict[UUID, RecoveryRecipient]) -> Recovery
 
 def _gone(wanted: Wanted) -> SessionFailed:
     name = f"{wanted.kind} {wanted.record}, version {wanted.version}"
-    return SessionFailed("recipient-gone", f"The {name} is gone or retired: request the rewrap again.", name=name)
+    return SessionFailed(
+        "recipient-gone", f"The {name} is gone, retired or declared lost: request the rewrap again.", name=name
+    )
 
 
 def _name_closed(points: list[RestorePoint], keys: FileKeys, log: SessionLog) -> None:
@@ -165,7 +169,7 @@ def _file(point: RestorePoint, key: bytes) -> PointFile:
 
 
 def _head_now(head: HeadSaid) -> HeadNow:
-    slots = tuple(SlotFor(slot.record, slot.version, slot.kind, slot.hint) for slot in head.slots)
+    slots = tuple(SlotFor(slot.record, slot.version, slot.kind, hint_for(slot.hint)) for slot in head.slots)
     return HeadNow(head.file_id, head.generation, slots)
 
 

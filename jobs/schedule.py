@@ -4,6 +4,8 @@ Daylight saving by rule: a time of a day (daily, weekly) that does not exist is 
 that exists twice is due once, the first time. An hourly schedule follows elapsed time: it is due at each instant at
 which the zone's clock shows its minute, so an hour that exists twice is due twice, and one that does not is not due.
 (Only where clocks move by half an hour, on Lord Howe Island, two of them are half an hour or an hour and a half apart.)
+Every N minutes follows elapsed time too, counted from 1970. A month that does not have a wanted day has it on its last.
+A cron expression is cronsim's to read: fixed hours as a daily time, wildcards as elapsed time.
 
 What happens at a due time, and to those that nobody was there for, is decided in `jobs.due`.
 """
@@ -17,6 +19,8 @@ from enum import StrEnum
 from itertools import takewhile
 from zoneinfo import ZoneInfo
 
+from cronsim import CronSim, CronSimError
+
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -24,23 +28,32 @@ LONGEST_SHIFT = (
     2 * DAY
 )  # more than any zone is off UTC, and more than any ever moved (a whole day, across the date line)
 FURTHEST = datetime(9990, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Kind(StrEnum):
     MANUAL = "manual"
     HOURLY = "hourly"
+    MINUTES = "minutes"
     DAILY = "daily"
     WEEKLY = "weekly"
+    MONTHLY = "monthly"
+    CRON = "cron"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`time` is of the zone's clock (of an hourly schedule only its minute counts); weekday 0 is Monday."""
+    """`time` is of the zone's clock (of an hourly schedule only its minute counts); weekday 0 is Monday; day 0 is the
+    last of the month.
+    """
 
     kind: Kind
     time: time = time(0, 0)
     weekdays: tuple[int, ...] = ()
     time_zone: str = "UTC"
+    minutes: int = 0
+    days: tuple[int, ...] = ()
+    cron: str = ""
 
     @property
     def zone(self) -> ZoneInfo:
@@ -48,7 +61,7 @@ class Schedule:
 
 
 def next_after(schedule: Schedule, after: datetime) -> datetime | None:
-    """Return the first due instant later than `after`; None if there is none (manual, or weekly on no day)."""
+    """Return the first due instant later than `after`; None if there is none (manual, or on no day)."""
     return next(_due_after(schedule, after.astimezone(UTC)), None)
 
 
@@ -88,6 +101,16 @@ def _next_at_minute(zone: ZoneInfo, minute: int, after: datetime) -> datetime:
     return found
 
 
+def _minutes(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    if schedule.minutes < 1:
+        return
+    step = schedule.minutes * MINUTE
+    due = EPOCH + (after - EPOCH) // step * step + step
+    while due < FURTHEST:
+        yield due
+        due += step
+
+
 def _daily(schedule: Schedule, after: datetime) -> Iterator[datetime]:
     return _on_days(schedule, after, lambda day: True)
 
@@ -95,6 +118,41 @@ def _daily(schedule: Schedule, after: datetime) -> Iterator[datetime]:
 def _weekly(schedule: Schedule, after: datetime) -> Iterator[datetime]:
     wanted = frozenset(schedule.weekdays)
     return _on_days(schedule, after, lambda day: day.weekday() in wanted) if wanted else iter(())
+
+
+def _monthly(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    wanted = frozenset(schedule.days)
+
+    def is_wanted(day: date) -> bool:
+        is_last = (day + DAY).day == 1
+        return day.day in wanted or (is_last and any(other == 0 or other > day.day for other in wanted))
+
+    return _on_days(schedule, after, is_wanted) if wanted else iter(())
+
+
+def _cron(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    """Raises ValueError for an expression that cannot be read."""
+    last = after
+    for local in _times_of(schedule.cron, after.astimezone(schedule.zone)):
+        due = local.astimezone(UTC)
+        if due > last:
+            yield due
+            last = due
+
+
+def _times_of(expression: str, after: datetime) -> Iterator[datetime]:
+    try:
+        return iter(CronSim(expression, after))
+    except CronSimError as error:
+        raise ValueError(f"The cron expression {expression!r} cannot be read: {error}.") from None
+
+
+def check_cron(expression: str) -> None:
+    """Raises ValueError for an expression that cannot be read, or that is never due."""
+    if len(expression.split()) != 5:
+        raise ValueError("A cron expression has five parts: minute, hour, day of the month, month, day of the week.")
+    if next(_cron(Schedule(Kind.CRON, cron=expression), datetime(2026, 1, 1, tzinfo=UTC)), None) is None:
+        raise ValueError(f"The cron expression {expression!r} is never due.")
 
 
 def _on_days(schedule: Schedule, after: datetime, is_wanted: Callable[[date], bool]) -> Iterator[datetime]:
@@ -133,4 +191,7 @@ _RULES: dict[Kind, Callable[[Schedule, datetime], Iterator[datetime]]] = {
     Kind.HOURLY: _hourly,
     Kind.DAILY: _daily,
     Kind.WEEKLY: _weekly,
+    Kind.MINUTES: _minutes,
+    Kind.MONTHLY: _monthly,
+    Kind.CRON: _cron,
 }

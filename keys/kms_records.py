@@ -17,7 +17,7 @@ from keys.crypto_rsa import Oaep
 from keys.kms.connecting import connect
 from keys.kms.interface import Kms, KmsRefused, PairState, ServerAddress
 from keys.kms.trial import Found, try_out
-from keys.kms_servers import TIMEOUT_SECONDS, address_of, connected
+from keys.kms_servers import TIMEOUT_SECONDS, address_of, check_trusted, connected
 from keys.models import KmsKeyVersion, KmsServer
 from keys.models.kms import OPENING
 from keys.sealing import seal_for, vouch_for
@@ -92,7 +92,10 @@ def add_server(settings: Settings, trust: Trust, by: User | None) -> tuple[KmsSe
 
 
 def change_server(server: KmsServer, settings: Settings, ca: str) -> Found | None:
-    """Save new settings. Another place or CA is tried first, and must know our keys. Raises KmsError."""
+    """Save new settings. Another place or CA is tried first, and must know our keys. Raises KmsError, also for a row
+    that was changed outside this console.
+    """
+    check_trusted(server)
     found = None
     if (settings.host, settings.port, ca) != (server.host, server.port, server.ca):
         old = address_of(server)
@@ -102,12 +105,15 @@ def change_server(server: KmsServer, settings: Settings, ca: str) -> Found | Non
         setattr(server, name, value)
     server.ca = ca
     with transaction.atomic():
-        _vouch(server, found)
+        _vouch(server, found, (*asdict(settings), "ca"))
     return found
 
 
 def replace_certificate(server: KmsServer, certificate: str, private_key: str) -> Found:
-    """Go on as another client of the same server, which must know our keys. Raises KmsError."""
+    """Go on as another client of the same server, which must know our keys. Raises KmsError, also for a row that was
+    changed outside this console.
+    """
+    check_trusted(server)
     trust = Trust(server.ca, certificate, private_key)
     settings = Settings(server.name, server.host, server.port, server.key_bits, server.outage)
     found = _try(_address(settings, trust), server.key_bits, server)
@@ -166,11 +172,15 @@ def _take(server: KmsServer, trust: Trust, found: Found) -> None:
     if server.pk is None:
         server.save()
     server.private_key_sealed = seal_for(server, "private_key_sealed", trust.private_key.encode())
-    _vouch(server, found)
+    _vouch(server, found, ("ca", "certificate", "private_key_sealed"))
 
 
-def _vouch(server: KmsServer, found: Found | None) -> None:
+def _vouch(server: KmsServer, found: Found | None, changed: tuple[str, ...] = ()) -> None:
+    """Save what changed. The other columns stay as they are by now: a poll, or a rotation of the instance key that
+    sealed the private key anew, may have written them while the server was asked.
+    """
     if found is not None:
         server.oaep, server.releases_private_keys = found.oaep, found.releases_private_keys
+        changed = (*changed, "oaep", "releases_private_keys")
     server.proof = vouch_for(server, "proof")
-    server.save()
+    server.save(update_fields={*changed, "proof"})

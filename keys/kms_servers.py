@@ -50,15 +50,28 @@ class WrapRefused(KmsError):
     code = "kms-wrap-refused"
 
 
-def address_of(server: KmsServer) -> ServerAddress:
-    """Return how the server is reached. Raises KmsUntrusted for a row that was changed outside this console."""
+def check_trusted(server: KmsServer) -> None:
+    """Raise KmsUntrusted for a row that was changed outside this console: it is not talked to, and not saved either,
+    because saving it would vouch for what somebody else put there.
+    """
     try:
         check_vouched_row(server, "proof")
+    except CannotOpenSealed as error:
+        raise KmsUntrusted(
+            f"The record of the KMS server “{server.name}” cannot be trusted: {error} Nothing is done with it: look "
+            "into the audit, and bring its row back from a backup of the console."
+        ) from None
+
+
+def address_of(server: KmsServer) -> ServerAddress:
+    """Return how the server is reached. Raises KmsUntrusted for a row that was changed outside this console."""
+    check_trusted(server)
+    try:
         private_key = unseal_for(server, "private_key_sealed").decode()
     except CannotOpenSealed as error:
         raise KmsUntrusted(
-            f"The record of the KMS server “{server.name}” cannot be trusted: {error} Save the server again, with its "
-            "certificates, and look into the audit."
+            f"The private key for the KMS server “{server.name}” does not open: {error} Replace its certificate, and "
+            "look into the audit."
         ) from None
     return ServerAddress(
         kind=server.kind,

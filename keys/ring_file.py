@@ -75,7 +75,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _written_beside(path: Path, ring: KeyRing) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")  # in a container every start has the same pid
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
     with os.fdopen(descriptor, "w") as file:
         file.write(ring_text(ring))

@@ -119,6 +119,16 @@ def check_vouched_row(row: models.Model, column: str) -> None:
     check_vouched(_ring_for(proof), proof, _canonical(_statement(row, column)), place(row, column))
 
 
+def vouch_for_fact(fact: dict[str, Any], place: str) -> bytes:
+    """Return the proof that this console said so, for a fact that has no row of its own; it outlives no rotation."""
+    return vouch(ring(), _canonical(fact), (place,))
+
+
+def check_vouched_fact(proof: bytes, fact: dict[str, Any], place: str) -> None:
+    """Raise CannotOpenSealed unless `proof` is for the fact."""
+    check_vouched(ring(), proof, _canonical(fact), (place,))
+
+
 def _statement(row: models.Model, column: str) -> dict[str, Any]:
     statement: dict[str, Any] = type(row).VOUCHED[column](row)  # type: ignore[attr-defined]
     return statement

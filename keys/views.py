@@ -24,6 +24,7 @@ from backupsite.models import Severity, User
 from backupsite.responses import no_store
 from backupsite.roles import Right, requires
 from keys import attempts, passwords
+from keys.crypto_sealed import CannotOpenSealed
 from keys.forms import ChangePasswordForm, NameForm, NewPasswordForm, VerifyForm
 from keys.models import PasswordRecord, PasswordVersion
 from keys.signing import public_bytes
@@ -129,12 +130,20 @@ def password_verify(request: HttpRequest, uuid: UUID) -> HttpResponse:
             result = "right" if passwords.verify(record, form.cleaned_data["password"]) else "wrong"
         except attempts.TooManyAttempts:
             result, status = "blocked", 429
+        except CannotOpenSealed as error:
+            result = "changed outside"
+            form.add_error(None, f"Nothing can be compared: {error}")
         audit.record(request, "password verified", record, after={"result": result}, severity=SEVERITIES[result])
     context = {"record": record, "form": form, "result": result, "newest": record.newest()}
     return no_store(render(request, "keys/password_verify.html", context, status=status))
 
 
-SEVERITIES = {"right": Severity.INFO, "wrong": Severity.NOTICE, "blocked": Severity.HIGH}
+SEVERITIES = {
+    "right": Severity.INFO,
+    "wrong": Severity.NOTICE,
+    "blocked": Severity.HIGH,
+    "changed outside": Severity.HIGH,
+}
 
 
 def _posted(request: HttpRequest) -> QueryDict | None:

@@ -221,13 +221,16 @@ def check_chain(chain: Chain) -> str:
     return chain.damage
 
 
-def adopt(chain: Chain, *, keeps_keys: bool = True) -> list[RestorePoint]:
+def adopt(chain: Chain, *, keeps_keys: bool = True, signed_by: bytes | None = None) -> list[RestorePoint]:
     """Register every sealed file after the newest row: its session died between publishing and registering.
+
+    An encrypted first file must be signed with `signed_by`, if that is given: no key of a chain tells yet who wrote it,
+    and whoever has a public half can make a file that opens.
 
     Raises CannotAdopt, and RepositoryAway; a file that can't be opened and authenticated is never registered. KmsError
     where the KMS that opens it does not do its part: then it is registered when that is back.
     """
-    return [_adopt_one(chain, file, keeps_key=keeps_keys) for file in compare(chain).unknown]
+    return [_adopt_one(chain, file, keeps_keys, signed_by) for file in compare(chain).unknown]
 
 
 def delete_points(points: Iterable[RestorePoint]) -> int:
@@ -297,7 +300,7 @@ def _foreign(file: FileOnDisk, point: RestorePoint) -> str:
     return f"the file of point {point.sequence} is foreign: {problem}" if problem else ""
 
 
-def _adopt_one(chain: Chain, file: FileOnDisk, *, keeps_key: bool) -> RestorePoint:
+def _adopt_one(chain: Chain, file: FileOnDisk, keeps_key: bool, signed_by: bytes | None) -> RestorePoint:
     head = file.head
     if head is None:
         raise CannotAdopt(file.path, f"its head cannot be read ({file.problem}).")
@@ -309,6 +312,8 @@ def _adopt_one(chain: Chain, file: FileOnDisk, *, keeps_key: bool) -> RestorePoi
             newest = chain.points.sealed().order_by("sequence").last()
             if newest is not None:
                 check_child(point, expected(newest))
+            elif head.encrypted and signed_by is not None and point.summary.signer != signed_by:
+                raise CannotAdopt(file.path, "it is not signed by this console: somebody else made it.")
     except CannotUnwrap as error:
         raise CannotAdopt(file.path, "none of the keys that open it are known to this console.") from error
     except EngineError as error:
@@ -340,7 +345,12 @@ def sealed_file_of(point: Point | Opened) -> SealedFile:
 
 
 def slot_for(slot: SlotOnDisk) -> SlotFor:
-    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), text(slot.hint)[:HINT_LETTERS])
+    return SlotFor(slot.record, slot.version, slot.kind.name.lower(), hint_for(slot.hint))
+
+
+def hint_for(hint: str) -> str:
+    """Return what a slot says to a person as the catalogue keeps it: a stranger may have put anything there."""
+    return text(hint)[:HINT_LETTERS]
 
 
 def instant(ns: int) -> datetime:

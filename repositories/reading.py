@@ -15,6 +15,7 @@ from keys.sealing import seal_for, unseal_for
 from repositories.engine import reader
 from repositories.engine.errors import CannotUnwrap
 from repositories.engine.expectation import Expected, check_point
+from repositories.engine.keyring import known_keys
 from repositories.engine.reader import FileKey, Point, open_container
 from repositories.models import RestorePoint
 from repositories.own_secrets import own_secrets
@@ -69,7 +70,7 @@ def _key_from_newest(point: RestorePoint) -> bytes | None:
     if newest is None or newest.pk == point.pk:
         return None
     with open_point(newest) as opened:
-        return opened.earlier_file_keys.get(point.uuid)
+        return next(iter(known_keys(reader.inspect(point.path), opened.earlier_file_keys)), None)
 
 
 def seal_file_key(point: RestorePoint, file_key: bytes) -> None:

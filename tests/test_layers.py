@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"jobs\.consequences", ("jobs.planning",)),
     (r"keys\.models(\..*)?", (*HELPERS, "keys.models")),
     (r"repositories\.models", (*HELPERS, "keys.models")),
-    (r"jobs\.models", (*HELPERS, "keys.models", "repositories.models")),
+    (r"jobs\.models(\..*)?", (*HELPERS, "keys.models", "repositories.models", "jobs.models")),
     (r"keys(\..*)?", (*HELPERS, "keys")),
     (r"repositories(\..*)?", (*HELPERS, "keys", "repositories")),
     (r"jobs(\..*)?", (*HELPERS, "keys", "repositories", "jobs")),

@@ -128,5 +128,15 @@ def test_jobs_that_the_release_before_does_not_know_are_not_turned_into_plain_on
     make_recovery_key()
     with pytest.raises(RuntimeError, match="1 job encrypts with a key management server"):
         migrate(BEFORE)
+    migrate(newest())  # later ones had been taken back before
     job.refresh_from_db()
     assert job.encryption == Encryption.KMS and job.kms_key is not None
+
+
+@pytest.mark.parametrize("kind", ["minutes", "monthly", "cron"])
+def test_schedules_that_the_release_before_does_not_know_are_not_silenced(kind: str) -> None:
+    job = make_job(schedule_kind=kind)
+    with pytest.raises(RuntimeError, match="1 job runs every few minutes"):
+        migrate([("jobs", "0004_job_keys")])
+    job.refresh_from_db()
+    assert job.schedule_kind == kind

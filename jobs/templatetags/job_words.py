@@ -32,15 +32,26 @@ def instant(text: object) -> datetime | None:
 @register.filter
 def schedule_words(job: Job) -> str:
     """{{ job|schedule_words }}: daily at 02:00 Europe/Berlin"""
-    at = job.schedule_time
-    if job.schedule_kind == ScheduleKind.MANUAL or at is None:
-        return "only when somebody starts it"
-    if job.schedule_kind == ScheduleKind.HOURLY:
-        return f"every hour at minute {at.minute:02}"
-    if job.schedule_kind == ScheduleKind.DAILY:
-        return f"daily at {at:%H:%M} {job.time_zone}"
-    days = [DAYS[day] for day in job.schedule_weekdays]
-    return f"every {listed(days)} at {at:%H:%M} {job.time_zone}"
+    at = f"at {job.schedule_time:%H:%M} {job.time_zone}" if job.schedule_time else ""
+    match job.schedule_kind:
+        case ScheduleKind.MINUTES:
+            return f"every {job.schedule_minutes} minutes"
+        case ScheduleKind.CRON:
+            return f"by cron, {job.schedule_cron}, {job.time_zone}"
+        case ScheduleKind.HOURLY if job.schedule_time:
+            return f"every hour at minute {job.schedule_time.minute:02}"
+        case ScheduleKind.DAILY:
+            return f"daily {at}"
+        case ScheduleKind.WEEKLY:
+            return f"every {listed([DAYS[day] for day in job.schedule_weekdays])} {at}"
+        case ScheduleKind.MONTHLY:
+            return f"each month on {listed([day_words(day) for day in job.schedule_days or ()])} {at}"
+    return "only when somebody starts it"
+
+
+def day_words(day: int) -> str:
+    """The day of a month; 0 is the last."""
+    return f"the {day}." if day else "its last day"
 
 
 STAGES = {

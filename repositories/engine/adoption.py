@@ -35,10 +35,12 @@ class NotAdopted(Exception):
     """Why an unfinished file is not written on, as the end of a sentence."""
 
 
-def unfinished_key(folder: Path, secret: Secret) -> bytes | None:
-    """The file key of the youngest unfinished file of a chain that nobody holds, for BackupOrder.unfinished_key.
+def unfinished_key(folder: Path, secret: Secret) -> tuple[UUID, bytes] | None:
+    """File id and file key of the youngest unfinished file of a chain that nobody holds, as BackupOrder wants it.
 
-    None where there is none, or where it does not open: then it is not written on. What a secret raises is raised.
+    Whoever has the public half of a recipient can make such a file with a key of his own: the caller has to know that
+    the key is the one that it was begun with. None where there is none, or where it does not open: then it is not
+    written on. What a secret raises is raised.
     """
     there = set(adoptable_files(folder))
     for path in (path for path in _unfinished_files(folder) if path in there):
@@ -47,7 +49,8 @@ def unfinished_key(folder: Path, secret: Secret) -> bytes | None:
         except EngineError:
             continue  # finished or removed since
         try:
-            return unlock(path, read_heads(fd, path), secret)[1]
+            head, key = unlock(path, read_heads(fd, path), secret)
+            return (head.file_id, key) if key is not None else None
         except EngineError:
             continue
         finally:

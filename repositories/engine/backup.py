@@ -112,7 +112,7 @@ class _Session:
         self._observer = _CountingObserver(observer)
         self._pulse = Pulse(self._observer, time.monotonic)
         self._stage = "walk+write"
-        self._file_key = crypto.random_key() if order.recipients else None
+        self._file_key = (order.file_key or crypto.random_key()) if order.recipients else None
         if unfinished is not None:
             self._file_key = unfinished.file_key
         self._keyring = self._new_keyring()

@@ -96,6 +96,7 @@ class BackupOrder:
     job_name: str = ""
     clock: Callable[[], int] = time.time_ns  # compared with the times of files, and sealed as the end
     checkpoints: CheckpointInterval = field(default_factory=CheckpointInterval)
+    file_key: bytes | None = field(default=None, repr=False)  # of a new encrypted file; made here where none is given
     unfinished_key: bytes | None = field(default=None, repr=False)  # of an unfinished file that no recipient opens
     limit: Limit | None = None  # of what is appended to the file
     plain_allowed: bool = True  # whether the repository takes plain files; its own marker is obeyed in any case

@@ -19,6 +19,7 @@ from jobs import asking
 from jobs.byte_paths import quoted
 from jobs.models import Job, JobChain, JobChainState, LogLine, Session, SessionKind
 from keys.models import VerifyAttempt
+from keys.sealing import vouch_for
 from repositories.models import RestorePoint
 from tests.factories import change_password, make_job, make_password, make_repository, make_session
 from tests.jobs.people import HTMX, alice, bob, rita, text_of
@@ -194,8 +195,16 @@ class TestWhoIsAsked:
         JobChain.objects.update(state=JobChainState.DETACHED)
         client = rita()
         assert not sees(client, point)
-        Job.objects.update(ask_password=False)
+        job.ask_password = False
+        job.protection_proof = vouch_for(job, "protection_proof")
+        job.save()
         assert sees(client, point)
+
+    def test_switched_off_in_the_database_alone_it_is_asked_all_the_same(self, job, point) -> None:
+        Job.objects.update(ask_password=False)
+        client = rita()
+        assert not sees(client, point)
+        assert answer(client, point, OLD).status_code == 302 and sees(client, point)
 
     def test_a_chain_without_a_job_is_not_asked_for(self, job, point) -> None:
         job.delete()

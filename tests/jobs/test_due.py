@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from jobs.due import Reason, record_due_times, schedule_of, start_due_sessions
-from jobs.models import DueState, DueTime, Job, ScheduleKind, Session, State
+from jobs.models import DueState, DueTime, Job, Misfire, ScheduleKind, Session, State
 from jobs.schedule import Kind, Schedule
 from tests.factories import make_due_time, make_job, make_session
 
@@ -212,3 +212,49 @@ def test_many_schedulers_start_each_slot_once():
     for job in jobs:
         assert [row[0] for row in rows_of(job)] == [DueState.MISSED, DueState.STARTED]
         assert Session.objects.get(job=job).due_time.due_at == at(14, 30)
+
+
+# What the misfire policy says of a gap
+
+
+def gap(hours: int, **fields) -> tuple[Job, list[tuple]]:
+    job = make_hourly(**fields)
+    start_due_sessions(NOON + hours * HOUR + 45 * MINUTE)  # the last due time is 15 minutes ago
+    return job, rows_of(job)
+
+
+def test_by_default_one_session_starts_however_late():
+    job = make_job(
+        schedule_kind=ScheduleKind.DAILY, schedule_time=time(2), schedule_since=NOON - 9 * DAY, misfire=Misfire.ONCE
+    )
+    start_due_sessions(NOON)
+    assert [row[0] for row in rows_of(job)] == [DueState.MISSED, DueState.STARTED]
+
+
+def test_skip_starts_nothing_and_shows_all_as_one_missed_row():
+    job, rows = gap(3, misfire=Misfire.SKIP)
+    assert rows == [(DueState.MISSED, at(12, 30), at(15, 30), 4, Reason.TOO_LATE)]
+    assert not Session.objects.exists()
+    assert job.due_times.get().params == {"policy": "skip", "hours": None}
+    start_due_sessions(at(16, 30))
+    assert rows_of(job)[1][0] == DueState.STARTED
+
+
+def test_skip_forgives_a_scheduler_that_is_a_little_late():
+    for late, state in ((5 * MINUTE, DueState.STARTED), (5 * MINUTE + timedelta(seconds=1), DueState.MISSED)):
+        job = make_hourly(misfire=Misfire.SKIP)
+        start_due_sessions(at(12, 30) + late)
+        assert [row[0] for row in rows_of(job)] == [state]
+
+
+@pytest.mark.parametrize(("hours", "states"), [(10, [DueState.MISSED, DueState.STARTED]), (9, [DueState.MISSED])])
+def test_within_so_many_hours(hours, states):
+    fields = {"misfire": Misfire.WITHIN, "misfire_hours": hours}
+    job = make_job(schedule_kind=ScheduleKind.DAILY, schedule_time=time(2), schedule_since=NOON - 9 * DAY, **fields)
+    start_due_sessions(NOON)  # ten hours after the last due time
+    assert [row[0] for row in rows_of(job)] == states
+
+
+def test_the_policy_says_nothing_of_a_job_that_is_paused():
+    _, rows = gap(2, misfire=Misfire.SKIP, paused=True)
+    assert [row[4] for row in rows] == [Reason.PAUSED]

@@ -29,6 +29,7 @@ from keys.public_recipients import kms_recipient
 from keys.sealing import ensure_ring
 from repositories.catalogue import check_chain
 from repositories.engine.backup import Kind, ParentPoint
+from repositories.engine.reader import inspect
 from repositories.foreign import OpenedChain
 from repositories.models import Chain as ChainRow
 from repositories.models import Repository, RestorePoint, Slot
@@ -231,6 +232,14 @@ def test_wrong_passwords_are_refused_and_throttled_for_this_chain(elsewhere, rep
     other = replace(elsewhere, chain_id=UUID(int=7), points=[])
     other.write()
     assert post(alice_, repository, other, OLD).status_code == 302
+
+
+def test_a_record_is_not_guessed_through_many_chains(elsewhere, repository, asked):
+    elsewhere.write()
+    record = inspect(elsewhere.points[0].path).slots[0].record
+    VerifyAttempt.objects.bulk_create(VerifyAttempt(subject=record) for _ in range(15))
+    assert post(alice(), repository, elsewhere, OLD).status_code == 429
+    assert not RestorePoint.objects.exists()
 
 
 def test_a_fork_and_a_foreign_file_are_shown_and_not_joined(elsewhere, repository, asked):

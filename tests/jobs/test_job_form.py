@@ -417,6 +417,15 @@ class TestEdit:
         assert (job.encryption, job.password, job.encryption_off_reason) == (Encryption.OFF, None, "public data")
         assert AuditEvent.objects.get(action="disable encryption").severity == "high"
 
+    def test_saving_what_was_changed_outside_is_said_and_a_grave_event(self, source):
+        job = make_job(sources=[str(source)])
+        Job.objects.update(password=make_password())  # not by this console
+        job.refresh_from_db()
+        response = save(alice(), reverse("job_edit", args=[job.uuid]), typed_of(job, keep_points="9"))
+        assert response.status_code == 302
+        event = AuditEvent.objects.get(action="edit job")
+        assert (event.severity, event.after["was"]) == ("high", "changed outside this console")
+
     def test_a_repository_that_takes_encrypted_backups_only_refuses_plain_ones(self, source):
         job = make_job(encryption="off", sources=[str(source)], repository=make_repository(requires_encryption=True))
         response = save(alice(), reverse("job_edit", args=[job.uuid]), typed_of(job))

@@ -133,7 +133,8 @@ def test_one_version_of_a_record(job: Job, old: PasswordRecord) -> None:
 def test_a_secret_that_may_be_gone_itself_does_not_count(job: Job, old: PasswordRecord, state: str) -> None:
     point = make_point(make_chain(job), opens_with=old.newest())
     if state == "lost password":
-        make_slot(point, make_password(lost_at=timezone.now()).newest())
+        make_slot(point, (lost := make_password()).newest())
+        PasswordRecord.objects.filter(pk=lost.pk).update(lost_at=timezone.now())
     elif state == "retired":
         recovery_slot(point, make_recovery_key(retired_at=timezone.now()))
     elif state == "stranger":
@@ -143,6 +144,13 @@ def test_a_secret_that_may_be_gone_itself_does_not_count(job: Job, old: Password
         states = {"destroyed": KeyState.DESTROYED, "declared lost": KeyState.LOST, "disabled": KeyState.DISABLED}
         KmsKeyVersion.objects.update(state=states[state])
     assert closed(Lost((old.uuid,))) == ([] if state == "disabled" else [1], [])
+
+
+def test_a_password_that_was_changed_since_it_was_lost_counts(job: Job, old: PasswordRecord) -> None:
+    other = make_password()
+    PasswordRecord.objects.filter(pk=other.pk).update(lost_at=timezone.now())
+    make_slot(make_point(make_chain(job), opens_with=old.newest()), change_password(other))
+    assert closed(Lost((old.uuid,))) == ([], [])
 
 
 def test_a_server_is_all_keys_on_it(job: Job) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db.models import Model
@@ -14,19 +18,23 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.models import AuditEvent, Role
-from jobs import supervising
+from jobs import custody, supervising
 from jobs.byte_paths import quoted
 from jobs.jobs import start_new_chain
 from jobs.models import Encryption, Job, JobChain, LogLine, Proxy, Session, State
 from jobs.protocol import BackupRequest, request_line
+from jobs.recipients import recipients_of
 from jobs.sessions import start_backup, start_restore, start_verify
 from jobs.tasks import run_session
 from keys.kms_servers import add_version, connected, declare_lost, pair_name
 from keys.models import KeyState, KmsKey, KmsKeyVersion, KmsServer, Outage, RecoveryKey
+from keys.recovery import retire
 from keys.sealing import vouch_for
-from repositories.engine.reader import inspect, open_point
+from repositories.engine.backup import BackupOrder, FreeSpace, Kind, write_backup
+from repositories.engine.reader import Point, inspect, open_point
 from repositories.models import Chain, RestorePoint
 from repositories.own_secrets import own_secrets
+from tests.engine.lab import Recorder
 from tests.factories import (
     make_job,
     make_kms_key,
@@ -204,9 +212,11 @@ def test_a_sealed_file_without_a_row_is_registered_through_the_server(job: Job) 
     assert RestorePoint.objects.get(sequence=2).uuid == lost.uuid
 
 
-def _interrupted(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RestorePoint:
+def _interrupted(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[BackupRequest] | None = None
+) -> RestorePoint:
     """The first session of the job was killed: an unfinished file is there, and no row of chain or point."""
-    requests: list[BackupRequest] = []
+    requests = [] if requests is None else requests
     with monkeypatch.context() as patch:
         patch.setattr(supervising, "request_line", lambda request: requests.append(request) or request_line(request))
         point = backed_up(job)
@@ -227,6 +237,22 @@ def test_an_unfinished_file_is_written_on_with_what_the_server_opens(
     assert LogLine.objects.filter(code="resumed").exists()
 
 
+def test_an_unfinished_file_that_somebody_else_began_is_not_written_on(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the public half alone anybody can wrap a key of his own for the KMS."""
+    requests: list[BackupRequest] = []
+    point = _interrupted(job, tmp_path, monkeypatch, requests)
+    part = next(point.path.parent.glob("*.part"))
+    part.unlink()
+    forged = replace(requests[0], file_key=bytes(32))
+    assert leave_unfinished(forged, tmp_path, monkeypatch) == part
+    written = backed_up(job)
+    assert written.uuid != point.uuid
+    assert not part.exists()
+    assert not LogLine.objects.filter(code="resumed").exists()
+
+
 def test_without_the_server_an_unfinished_file_is_begun_anew(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kmip_server: KmipServer
 ) -> None:
@@ -237,6 +263,34 @@ def test_without_the_server_an_unfinished_file_is_begun_anew(
     finally:
         kmip_server.start_again()
     assert LogLine.objects.filter(code="leftover-removed").exists()
+
+
+def test_a_first_file_that_somebody_made_with_the_public_half_is_not_adopted(job: Job) -> None:
+    """A session that ended early named the chain; a file there opens with the KMS, whoever made it."""
+    point = backed_up(job)
+    chain, path = point.chain, point.path
+    Session.objects.update(written_point=None, state=State.INTERRUPTED)
+    point.delete()
+    JobChain.objects.all().delete()
+    chain.delete()
+    path.unlink()
+    order = BackupOrder(
+        root=Path(job.repository.path),
+        chain_id=chain.uuid,
+        file_id=uuid4(),
+        sequence=1,
+        kind=Kind.FULL,
+        reason="first-session",
+        started_at_ns=time.time_ns(),
+        sources=tuple(os.fsencode(source) for source in job.sources),
+        recipients=recipients_of(job).all(),
+        reserve=FreeSpace(bytes=0, share=0),
+        job_name=job.name,
+    )
+    write_backup(order, Recorder())
+    assert backed_up(job).chain.uuid != chain.uuid
+    assert LogLine.objects.get(code="cannot-adopt").message.endswith("somebody else made it.")
+    assert path.exists()
 
 
 # Strict custody
@@ -341,6 +395,43 @@ def test_keys_that_were_kept_stay_when_the_server_cannot_open_the_new_point(job:
     assert LogLine.objects.filter(code="custody-not-strict", session__written_point=point).exists()
     backed_up(job)
     assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
+
+
+def test_keys_that_were_kept_stay_when_the_newest_file_was_exchanged(job: Job) -> None:
+    make_recovery_key()
+    first, second = backed_up(job), backed_up(job)
+    second.path.write_bytes(first.path.read_bytes())
+    save(job, "protection_proof", strict_custody=True)
+    point = backed_up(job)
+    assert point.chain != second.chain  # the old one is damaged
+    assert set(RestorePoint.objects.exclude(file_key_sealed=None)) == {first, second}
+    assert LogLine.objects.filter(code="custody-not-strict", session__written_point=point).exists()
+
+
+def test_a_key_stays_that_the_newest_point_does_not_have(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_recovery_key()
+    first, second = backed_up(job), backed_up(job)
+    save(job, "protection_proof", strict_custody=True)
+    whole = custody.open_point
+
+    def forgetful(*args: Any) -> Point:
+        opened = whole(*args)
+        opened.earlier_file_keys.pop(first.uuid)
+        return opened
+
+    monkeypatch.setattr(custody, "open_point", forgetful)
+    backed_up(job)
+    assert set(RestorePoint.objects.exclude(file_key_sealed=None)) == {first}
+    assert second.chain == first.chain
+
+
+def test_strict_custody_writes_nothing_once_its_way_back_is_gone(strict: Job, server: KmsServer) -> None:
+    backed_up(strict)
+    retire(RecoveryKey.objects.get())
+    session = fails(strict)
+    assert "strict custody" in session.result_message and "vault" in session.result_message
+    save(server, "proof", outage=Outage.FAIL)
+    backed_up(strict)
 
 
 def test_an_older_point_opens_through_the_newest_when_its_own_pair_is_gone(

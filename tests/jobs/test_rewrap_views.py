@@ -15,7 +15,7 @@ from django.utils import timezone
 from backupsite.models import AuditEvent
 from jobs.models import Job, Session, SessionKind, State
 from jobs.rewrap_orders import order_of
-from keys.models import RecoveryKey
+from keys.models import PasswordRecord, RecoveryKey
 from repositories.models import Chain, RestorePoint, Slot
 from tests.factories import (
     add_kms_version,
@@ -239,6 +239,16 @@ def test_a_lost_password_cannot_be_wrapped_for(job: Job) -> None:
     page = alice().get(reverse("rewrap_chain", args=[chain.uuid]))
     assert "the key of its job is gone or declared lost" in text_of(page)
     assert f"password:{job.password.uuid}" not in dict(page.context["form"].fields["to"].choices)
+
+
+def test_a_lost_password_that_was_changed_since_can_be_wrapped_for(job: Job) -> None:
+    chain = chain_of(job, 1)
+    assert job.password
+    PasswordRecord.objects.filter(pk=job.password.pk).update(lost_at=timezone.now())
+    change_password(job.password, "known again")
+    page = alice().get(reverse("rewrap_chain", args=[chain.uuid]))
+    assert [row.why_not for row in page.context["preview"].chains] == [""]
+    assert f"password:{job.password.uuid}" in dict(page.context["form"].fields["to"].choices)
 
 
 def test_htmx_gets_the_preview_alone(job: Job) -> None:

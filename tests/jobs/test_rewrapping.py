@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from django.db import OperationalError
@@ -21,7 +22,7 @@ from jobs.file_keys import file_keys_of
 from jobs.leases import Claim, claim, expire
 from jobs.models import Job, LogLine, Proxy, Session, State
 from jobs.planning import plan
-from jobs.protocol import Heads, RewrapDone, read_event, request_line
+from jobs.protocol import Heads, HeadSaid, RewrapDone, SlotSaid, read_event, request_line
 from jobs.rewrap_orders import Order, Wanted, start_rewrap
 from jobs.session_log import SessionLog
 from jobs.sessions import AlreadyActive, start_backup, start_restore
@@ -30,7 +31,7 @@ from jobs.supervising import kill_group, start_process
 from jobs.tasks import run_session
 from keys.crypto_recovery import new_private
 from keys.kms.interface import KmsAway
-from keys.models import PasswordVersion, RecoveryKey
+from keys.models import Outage, PasswordRecord, PasswordVersion, RecoveryKey
 from keys.passwords import kek_of
 from repositories import catalogue, own_secrets
 from repositories.engine.errors import CannotUnwrap
@@ -161,6 +162,14 @@ def test_a_recipient_that_the_console_does_not_vouch_for_gets_no_slot(job: Job) 
     RecoveryKey.objects.update(public=new_private().public(), retired_at=None)
     assert rewrap(points, order).result_code == "key-out-of-reach"
     assert inspect(points[0].path).generation == 1
+
+
+def test_a_password_that_was_declared_lost_after_the_request_gets_no_slot(job: Job) -> None:
+    points, other = write(job, 1), make_password("another")
+    order = Order(points[0].chain.uuid, (wanted(other.newest()),), ((job.password.uuid, 1),))
+    PasswordRecord.objects.filter(pk=other.pk).update(lost_at=timezone.now())
+    assert rewrap(points, order).result_code == "recipient-gone"
+    assert rows(points) == [(1, [1])] and opens(points[0], job.password.newest())
 
 
 def test_nothing_that_could_be_done_is_a_failure() -> None:
@@ -320,11 +329,37 @@ def start_rewrap_elsewhere(job: Job, new: PasswordVersion) -> Session:
     return start_rewrap(points[0].chain, order_for(points, new), by=None)
 
 
+def test_whatever_a_stranger_put_into_a_hint_the_catalogue_follows(job: Job) -> None:
+    (point,) = write(job, 1)
+    session = start_rewrap(point.chain, order_for([point], old_and_new(job)[1]), by=None)
+    hint = "\0" + "\n" * 170
+    head = HeadSaid(point.uuid, 2, [SlotSaid("password", uuid4(), 1, hint)])
+    claimed = claim(session.pk)
+    assert claimed is not None
+    rewrapping.storing(session, claimed)([head])
+    point.refresh_from_db()
+    assert point.head_generation == 2 and point.slots.get().hint.startswith(r"\x00\n")
+
+
+def test_strict_custody_keeps_no_key_of_a_point_that_a_rewrap_registers(job: Job, kmip_server: KmipServer) -> None:
+    key = make_kms_key(make_kms_server(kmip_server, outage=Outage.FAIL), kmip_server)
+    job.encryption, job.password, job.kms_key, job.strict_custody = "kms", None, key, True
+    job.save()
+    first, lost = write(job, 2)
+    RestorePoint.objects.update(file_key_sealed=None)
+    lost.slots.all().delete()
+    lost.delete()  # its session ended between publishing and registering
+    version = add_kms_version(key, real=kmip_server)
+    rewrap([first], Order(first.chain.uuid, (Wanted("kms", key.uuid, version.number),)))
+    assert RestorePoint.objects.get(uuid=lost.uuid).pk != lost.pk
+    assert not RestorePoint.objects.exclude(file_key_sealed=None).exists()
+
+
 def test_strict_custody_asks_the_server_once_and_keeps_no_key(
     job: Job, kmip_server: KmipServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is in the cache: the server opens the newest point, whose keyring opens the others."""
-    key = make_kms_key(make_kms_server(kmip_server, answered_at=timezone.now()), kmip_server)
+    key = make_kms_key(make_kms_server(kmip_server, outage=Outage.FAIL), kmip_server)
     job.encryption, job.password, job.kms_key = "kms", None, key
     job.strict_custody = True
     job.save()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from keys.crypto_rsa import Oaep
+from keys.crypto_sealed import CannotOpenSealed
 from keys.kms.interface import KmsAway, KmsGarbage, KmsRefused, KmsUntrusted, PairState
 from keys.kms_records import (
     Settings,
@@ -17,7 +18,7 @@ from keys.kms_records import (
 )
 from keys.kms_servers import connected, secret_of
 from keys.models import KmsServer, Outage
-from keys.sealing import check_vouched_row, ensure_ring, unseal_for
+from keys.sealing import check_vouched_row, ensure_ring, seal_for, unseal_for
 from tests.factories import make_kms_key, make_kms_server, make_user
 from tests.kms.certificates import another_ca, make_client, the_ca, the_client
 
@@ -146,3 +147,39 @@ def test_a_client_that_the_server_takes_for_another_is_refused(kmip_server):
     server.refresh_from_db()
     assert server.certificate == the_client().pem
     assert "PRIVATE KEY" not in repr(trust())
+
+
+@pytest.mark.parametrize("changed", [{"host": "203.0.113.1"}, {"releases_private_keys": True}, {"outage": "fail"}])
+def test_saving_vouches_for_nothing_that_was_changed_from_outside(kmip_server, changed):
+    KmsServer.objects.filter(pk=make_kms_server(kmip_server, name="vault").pk).update(**changed)
+    server = KmsServer.objects.get()
+    settings = Settings("renamed", server.host, server.port, server.key_bits, server.outage)
+    with pytest.raises(KmsUntrusted, match="cannot be trusted"):
+        change_server(server, settings, server.ca)
+    again = make_client(the_ca())
+    with pytest.raises(KmsUntrusted, match="cannot be trusted"):
+        replace_certificate(server, again.pem, again.key_pem)
+    server.refresh_from_db()
+    assert server.name == "vault" and server.certificate == the_client().pem
+    with pytest.raises(CannotOpenSealed):
+        check_vouched_row(server, "proof")
+
+
+def test_a_certificate_can_be_replaced_whose_key_does_not_open(kmip_server):
+    KmsServer.objects.filter(pk=make_kms_server(kmip_server, name="vault").pk).update(private_key_sealed=b"damaged")
+    server = KmsServer.objects.get()
+    with pytest.raises(KmsUntrusted, match="Replace its certificate"):
+        try_again(server)
+    replace_certificate(server, the_client().pem, the_client().key_pem)
+    try_again(KmsServer.objects.get())
+
+
+def test_what_others_write_while_a_server_is_asked_stays(kmip_server):
+    server = make_kms_server(kmip_server, name="vault")
+    renewed = seal_for(server, "private_key_sealed", the_client().key_pem.encode())  # as a rotation does
+    KmsServer.objects.filter(pk=server.pk).update(private_key_sealed=renewed, problem="said by a poll")
+    change_server(server, settings_of(kmip_server, key_bits=4096), server.ca)
+    try_again(server)
+    server.refresh_from_db()
+    assert bytes(server.private_key_sealed) == renewed
+    assert (server.problem, server.key_bits) == ("said by a poll", 4096)

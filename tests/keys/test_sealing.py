@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,11 @@ def test_a_ring_file_is_made_once_and_for_its_owner_only(ring_file: Path) -> Non
     assert not sealing.ensure_ring() and ring_file.read_text() == content
     assert sealing.ring().active in sealing.ring().keys
     assert [path.name for path in ring_file.parent.iterdir()] == ["instance-keys"]
+
+
+def test_a_ring_is_made_beside_what_a_killed_start_of_the_same_process_id_left(ring_file: Path) -> None:
+    ring_file.with_name(f".{ring_file.name}.{os.getpid()}").write_text("half of")
+    assert sealing.ensure_ring() and sealing.ring()
 
 
 def test_a_missing_ring_is_named(ring_file: Path) -> None:

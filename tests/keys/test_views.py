@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from backupsite.models import AuditEvent
@@ -13,7 +14,7 @@ from keys.models import PasswordRecord, PasswordVersion, VerifyAttempt
 from keys.passwords import verify
 from keys.sealing import ensure_ring
 from tests import cast
-from tests.factories import make_chain, make_job, make_password, make_point
+from tests.factories import make_chain, make_job, make_password, make_point, make_user
 
 pytestmark = pytest.mark.django_db
 TYPED = "correct horse battery staple"
@@ -232,3 +233,13 @@ def test_operators_and_strangers_see_no_keys() -> None:
         assert client.post(f"/passwords/{record.uuid}/delete/").status_code == 403
     assert cast.with_role("security").get(f"/keys/{record.uuid}/").status_code == 200
     assert PasswordRecord.objects.exists()
+
+
+def test_a_version_that_was_changed_from_outside_is_said_and_no_fault_of_the_server(client):
+    record = make_password("correct horse battery staple")
+    PasswordVersion.objects.update(iterations=2)
+    client.force_login(make_user())
+    page = client.post(reverse("password_verify", args=[record.uuid]), {"password": "correct horse battery staple"})
+    assert page.status_code == 200
+    assert "Nothing can be compared" in page.content.decode()
+    assert AuditEvent.objects.get(action="password verified").after == {"result": "changed outside"}
