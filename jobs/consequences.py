@@ -108,7 +108,8 @@ def _about_custody(s: Situation) -> Iterator[Consequence]:
     if s.custody.releases_private_keys:
         yield Consequence(Effect.KMS_RELEASES_KEYS, server)
     if s.custody.strict:
-        yield Consequence(Effect.STRICT_CUSTODY, server)
+        yield Consequence(Effect.STRICT_CUSTODY, server)  # an outage then ends every session that has a parent
+        return
     yield Consequence(Effect.KMS_OUTAGE, {**server, "outage": s.custody.outage})
 
 

@@ -163,8 +163,12 @@ def test_a_server_has_to_be_chosen(data: dict[str, Any]) -> None:
 
 def test_strict_custody_needs_a_way_back(data: dict[str, Any], server: KmsServer) -> None:
     client, strict = alice(), {**data, "strict_custody": "on"}
+    live = client.post(reverse(NEW), {**strict, "action": "preview"}, headers={"HX-Request": "true"})
+    assert 'data-code="strict-custody-refused"' in live.content.decode()
     assert "way back" in save(client, reverse(NEW), strict).context["form"].errors["strict_custody"][0]
     make_recovery_key()
+    live = client.post(reverse(NEW), {**strict, "action": "preview"}, headers={"HX-Request": "true"})
+    assert "strict-custody-refused" not in live.content.decode()
     save(client, reverse(NEW), strict)
     assert Job.objects.get().strict_custody
 
@@ -289,4 +293,4 @@ def test_what_a_kms_job_depends_on_is_said() -> None:
     job.strict_custody = True
     found = effects(job)
     assert found >= {Effect.KMS_RELEASES_KEYS, Effect.STRICT_CUSTODY}
-    assert Effect.NO_RECOVERY_KEY not in found
+    assert not {Effect.NO_RECOVERY_KEY, Effect.KMS_OUTAGE} & found
