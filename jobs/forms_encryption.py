@@ -137,7 +137,7 @@ class EncryptionFields(forms.Form):
         elif cleaned.get("strict_custody") and not has_a_way_back(server):
             self.add_error(
                 "strict_custody",
-                f"Strict custody needs a way back: add a recovery key, or let sessions fail while {server.name} does "
+                f"Strict custody is refused here: add a recovery key, or let sessions fail while {server.name} does "
                 "not answer (its outage policy).",
             )
 

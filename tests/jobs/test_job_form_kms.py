@@ -165,7 +165,7 @@ def test_strict_custody_needs_a_way_back(data: dict[str, Any], server: KmsServer
     client, strict = alice(), {**data, "strict_custody": "on"}
     live = client.post(reverse(NEW), {**strict, "action": "preview"}, headers={"HX-Request": "true"})
     assert 'data-code="strict-custody-refused"' in live.content.decode()
-    assert "way back" in save(client, reverse(NEW), strict).context["form"].errors["strict_custody"][0]
+    assert "add a recovery key" in save(client, reverse(NEW), strict).context["form"].errors["strict_custody"][0]
     make_recovery_key()
     live = client.post(reverse(NEW), {**strict, "action": "preview"}, headers={"HX-Request": "true"})
     assert "strict-custody-refused" not in live.content.decode()
