@@ -25,9 +25,10 @@ from repositories.engine.head import Head, authenticates, open_for_reading, read
 from repositories.engine.index import MAX_EPOCHS
 from repositories.engine.observer import Observer, Progress, Pulse
 from repositories.engine.order import BackupOrder, Kind
-from repositories.engine.reader import Point, Secret, unlock
+from repositories.engine.reader import Point
 from repositories.engine.seal import NO_HASH, NO_PARENT
 from repositories.engine.unfinished import Unfinished
+from repositories.engine.unlocking import Secret, unlock
 from repositories.engine.writer import UNFINISHED_SUFFIX, unwritable
 
 

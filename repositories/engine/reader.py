@@ -15,26 +15,22 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from uuid import UUID
 
 import numpy as np
 
-from keys.crypto_argon2 import derive_kek_for_file
-from keys.crypto_errors import KdfRefused, UnwrapFailed
-from keys.crypto_password import MAX_DERIVATIONS_AN_ATTEMPT
-from keys.crypto_slots import Slot, SlotKind, unwrap
 from repositories.engine import identities
 from repositories.engine.blocks import BlockReader, Content, Hole, Piece, T
 from repositories.engine.chains import check_place
 from repositories.engine.columns import Array
 from repositories.engine.container import Container
 from repositories.engine.entries import BlockAddress, Entry, is_below, order_key
-from repositories.engine.errors import CannotUnwrap, CorruptFile, NothingToRestore, PlainRefused, damaged, text
-from repositories.engine.head import Head, authenticates, open_for_reading, read_heads
+from repositories.engine.errors import CorruptFile, NothingToRestore, damaged, text
+from repositories.engine.head import Head, open_for_reading, read_heads
 from repositories.engine.keyring import Keyring, parse_keyring
 from repositories.engine.layout import NO_ITEM, ItemKind, Malformed
 from repositories.engine.manifest import Facts, Root, RunRow, folder_segments, parse_root
@@ -43,39 +39,11 @@ from repositories.engine.seal import NO_PARENT, Seal, check_chain_mac, plain_cha
 from repositories.engine.segment_reader import read_segment
 from repositories.engine.segments import Segment
 from repositories.engine.shelf import Shelf
+from repositories.engine.unlocking import FileKey, Kek, Password, Secret, SlotSecrets, unlock
 
 __all__ = [
     "FileKey", "Hole", "Kek", "Password", "Piece", "Point", "Secret", "SlotSecrets", "Summary", "inspect", "open_point",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Password:
-    """The bytes of keys.crypto_password.password_bytes(); derived here, within the bounds for files to be opened."""
-
-    value: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Kek:
-    value: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class FileKey:
-    value: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class SlotSecrets:
-    """The secrets that KMS and recovery slots encapsulate: `of(slot, chain id, file id)` gives that of a slot, or None
-    where it has none. It is asked for what was not authenticated yet. What it raises, opening raises.
-    """
-
-    of: Callable[[Slot, UUID, UUID], bytes | None]
-
-
-Secret = Password | Kek | FileKey | SlotSecrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,82 +296,6 @@ def _check_a_place(path: Path, heads: list[Head]) -> None:
         except CorruptFile as error:
             errors.append(error)
     raise errors[0]
-
-
-def unlock(path: Path, heads: list[Head], secret: Secret | None) -> tuple[Head, bytes | None]:
-    """The head that authenticates, and the file key. Copies that differ are tried one after the other."""
-    if secret is None:
-        return _plain_head(path, heads), None
-    if not any(head.encrypted for head in heads):
-        raise PlainRefused(
-            f"{text(path)} is not encrypted, though a key was given for it. Open it without a key only if you expect "
-            "plain files here: somebody may have put it in the place of an encrypted one.",
-            path=text(path),
-        )
-    opened = False
-    keks: dict[object, bytes] = {}
-    for head in heads:
-        for file_key in _candidates(head, secret, keks):
-            opened = True
-            if authenticates(head, file_key):
-                return head, file_key
-    if opened and not isinstance(secret, FileKey):
-        raise damaged(path, "head", "a key slot opens, but the head was changed")
-    raise CannotUnwrap(
-        f"The backup file {text(path)} does not open with what was given: wrong secret, or no slot for it. "
-        "Use the password that its hint names, or a newer file of the chain.",
-        path=text(path),
-    )
-
-
-def _plain_head(path: Path, heads: list[Head]) -> Head:
-    for head in heads:
-        if not head.encrypted and authenticates(head, None):
-            return head
-    if any(head.encrypted for head in heads):
-        raise CannotUnwrap(f"The backup file {text(path)} is encrypted; it needs a password or a key.", path=text(path))
-    raise damaged(path, "head")
-
-
-def _candidates(head: Head, secret: Secret, keks: dict[object, bytes]) -> Iterator[bytes]:
-    """File keys that the secret gives: itself, or what the slots hold that it opens."""
-    if isinstance(secret, FileKey):
-        yield secret.value
-        return
-    for slot in head.slots:
-        opens = _slot_secret(head, slot, secret, keks)
-        if opens is None:
-            continue
-        try:
-            yield unwrap(slot, opens, chain_id=head.chain_id, file_id=head.file_id)
-        except UnwrapFailed:
-            continue
-
-
-def _slot_secret(
-    head: Head, slot: Slot, secret: Password | Kek | SlotSecrets, keks: dict[object, bytes]
-) -> bytes | None:
-    """What may open a slot; None where the secret is not for slots of its kind."""
-    if isinstance(secret, SlotSecrets):
-        return secret.of(slot, head.chain_id, head.file_id)
-    if slot.kind is not SlotKind.PASSWORD:
-        return None
-    return secret.value if isinstance(secret, Kek) else _derived(slot, secret, keks)
-
-
-def _derived(slot: Slot, secret: Password, keks: dict[object, bytes]) -> bytes | None:
-    """The KEK for a slot's salt and parameters; None if they are outside the bounds, or too many were tried."""
-    if slot.kdf_parameters is None:
-        return None
-    place = (slot.kdf_salt, slot.kdf_parameters)
-    if place not in keks:
-        if len(keks) >= MAX_DERIVATIONS_AN_ATTEMPT:
-            return None
-        try:
-            keks[place] = derive_kek_for_file(secret.value, salt=slot.kdf_salt, parameters=slot.kdf_parameters)
-        except KdfRefused:
-            return None
-    return keks[place]
 
 
 def read_keyring(container: Container) -> tuple[Keyring | None, bytes]:

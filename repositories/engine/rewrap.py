@@ -20,7 +20,7 @@ from repositories.engine.chain_keys import new_slots
 from repositories.engine.errors import AnotherWriter, BadOrder, MissingFile, damaged, text
 from repositories.engine.head import MAX_SLOTS, Head, authenticates, pack_head, read_heads, read_used
 from repositories.engine.layout import HEAD_A_OFFSET, HEAD_B_OFFSET, HEAD_COPY_BYTES
-from repositories.engine.reader import Secret, unlock
+from repositories.engine.unlocking import Secret, unlock
 from repositories.engine.writer import unwritable
 
 _SECTOR_BYTES = 4096
