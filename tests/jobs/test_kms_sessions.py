@@ -24,6 +24,7 @@ from jobs.jobs import start_new_chain
 from jobs.models import Encryption, Job, JobChain, LogLine, Proxy, Session, State
 from jobs.protocol import BackupRequest, request_line
 from jobs.recipients import recipients_of
+from jobs.rewrap_orders import Order, Wanted, start_rewrap
 from jobs.sessions import start_backup, start_restore, start_verify
 from jobs.tasks import run_session
 from keys.kms_servers import add_version, connected, declare_lost, pair_name
@@ -353,6 +354,29 @@ def test_without_the_server_strict_custody_reads_nothing(
     assert client.get(pages[0]).status_code == 200
     response = client.get(download)
     assert response.getvalue() == Path(strict.sources[0], "one").read_bytes()
+
+
+def test_a_rewrap_waits_for_the_server_and_works_when_it_is_back(strict: Job, kmip_server: KmipServer) -> None:
+    point = backed_up(strict)
+    sheet = make_recovery_key()
+    order = Order(point.chain.uuid, (Wanted("recovery", sheet.uuid, 1),), ())
+    ends = []
+    kmip_server.stop()
+    try:
+        ends.append(_rewrapped(point, order))
+    finally:
+        kmip_server.start_again()
+    assert sheet.uuid not in {slot.record for slot in inspect(point.path).slots}
+    ends.append(_rewrapped(point, order))
+    assert [session.state for session in ends] == [State.FAILED, State.SUCCEEDED], ends[0].result_message
+    assert sheet.uuid in {slot.record for slot in inspect(point.path).slots}
+
+
+def _rewrapped(point: RestorePoint, order: Order) -> Session:
+    session = start_rewrap(point.chain, order, by=None)
+    run_session(session.pk)
+    session.refresh_from_db()
+    return session
 
 
 def test_keys_that_were_kept_go_when_the_server_opened_the_new_point(job: Job) -> None:
