@@ -14,8 +14,9 @@ from uuid import UUID
 from keys.crypto_sealed import CannotOpenSealed
 from keys.kms.interface import KmsError
 from repositories.engine.errors import CannotUnwrap, EngineError
+from repositories.engine.keyring import Keyring, known_keys
 from repositories.engine.layout import Malformed
-from repositories.engine.reader import FileKey, SlotSecrets, open_container, read_keyring
+from repositories.engine.reader import FileKey, SlotSecrets, inspect, open_container, read_keyring
 from repositories.models import RestorePoint
 from repositories.own_secrets import own_secrets
 from repositories.reading import file_key_of
@@ -68,10 +69,20 @@ def _from_keyring(keys: FileKeys, point: RestorePoint, earlier: Sequence[Restore
     except (EngineError, Malformed):
         return False  # damage of the file is found, and named, when the point itself is worked on
     for other in earlier:
-        if keyring is not None and other.uuid not in keys.known and other.uuid in keyring.file_keys:
-            keys.known[other.uuid] = keyring.file_keys[other.uuid]
+        if keyring is not None and other.uuid not in keys.known and (key := _in(keyring, other)) is not None:
+            keys.known[other.uuid] = key
             keys.closed.pop(other.uuid, None)
     return True
+
+
+def _in(keyring: Keyring, point: RestorePoint) -> bytes | None:
+    """Return what a keyring has for a point: under its own id, or under that of the newest file that it replaced."""
+    if point.uuid in keyring.file_keys:
+        return keyring.file_keys[point.uuid]
+    try:
+        return next(iter(known_keys(inspect(point.path), keyring.file_keys)), None)
+    except EngineError:
+        return None  # it is named when the point itself is worked on
 
 
 def _from_slots(keys: FileKeys, point: RestorePoint, secrets: SlotSecrets) -> None:
