@@ -27,7 +27,7 @@ class Effect(StrEnum):
     KEY_IS_GONE = "key-is-gone"  # kind, record, version, name: of the job itself, so sessions fail
     NO_RECOVERY_KEY = "no-recovery-key"  # server: of a KMS job
     KMS_RELEASES_KEYS = "kms-releases-keys"  # server
-    KMS_OUTAGE = "kms-outage"  # server, outage: cached or fail
+    KMS_OUTAGE = "kms-outage"  # server, outage: cached or fail; under strict custody sessions fail in any case
     STRICT_CUSTODY = "strict-custody"  # server
     UP_TO_2N_STAY = "up-to-2n-stay"  # points, keep, bytes (an estimate, null before the first full)
     RUNNING_SESSION_KEEPS_ITS_SETTINGS = "running-session-keeps-its-settings"  # session, state

@@ -42,6 +42,7 @@ class OldChain:
 
 
 # Asked again whenever one of the two changes; without JavaScript the proxy is asked by Preview and by Save.
+NO_PLACES = frozenset({"Factory", "localtime"})  # among the names of time zones; what they mean is the machine's to say
 ASK_THE_PROXY = {
     "hx-post": "",
     "hx-trigger": "change",
@@ -113,7 +114,8 @@ class JobForm(ScheduleFields, EncryptionFields):
         assert isinstance(repository, forms.ModelChoiceField)
         repository.queryset = self.repositories
         repository.to_field_name = "uuid"
-        self.choice("time_zone").choices = [(zone, zone) for zone in sorted(zoneinfo.available_timezones())]
+        zones = zoneinfo.available_timezones() - NO_PLACES | {job.time_zone}
+        self.choice("time_zone").choices = [(zone, zone) for zone in sorted(zones)]
         if not job.pk:
             self.initial = {"time_zone": user.time_zone, "schedule_time": "02:00", "old_chain": OldChain.KEEP}
             self._choose_the_only_ones()

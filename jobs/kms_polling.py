@@ -103,7 +103,7 @@ def _is_unwanted(held: Claim) -> bool:
 
 
 def _tell(report: Report, log: SessionLog) -> None:
-    log.say("kms-asked", f"Asked for the state of {report.asked} key pairs; {report.proven} opened what was sealed.")
+    log.say("kms-asked", f"Asked for the state of {_pairs(report)}; {report.proven} opened what was sealed.")
     for version in report.rotated:
         log.say(
             "kms-rotated",
@@ -143,8 +143,12 @@ def _outcome(server: KmsServer, report: Report, stakes: list[tuple[StateSeen, St
         params = {"server": server.name, "problems": report.problems}
         return Outcome(State.WARNING, "kms-doubt", params, " ".join(report.problems), figures)
     params = {"server": server.name, "keys": report.keys, "pairs": report.asked, "rotated": len(report.rotated)}
-    message = f"The server {server.name} answered: {report.asked} key pairs are active."
+    message = f"The server {server.name} answered: {_pairs(report)} {'is' if report.asked == 1 else 'are'} active."
     return Outcome(State.SUCCEEDED, "kms-polled", params, message, figures)
+
+
+def _pairs(report: Report) -> str:
+    return f"{report.asked} key pair{'' if report.asked == 1 else 's'}"
 
 
 def _closed_words(stakes: list[tuple[StateSeen, Stake]]) -> str:

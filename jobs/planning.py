@@ -15,7 +15,7 @@ Reasons and their parameters:
     encryption-disabled     (none)
     active-full             (none)
     run-complete            points, keep
-    key-gone                kind, record, version, name; points: how many stay closed
+    key-gone                kind, record, version, name; points: how many its chain has
     key-changed             old_kind, old_record, old_version, old_name, kind, record, version, name; same_record: a new
                             version of it
     changes-since-parent    parent: the point's id; sequence, started_at (ISO 8601, UTC)

@@ -51,7 +51,8 @@ def schedule_words(job: Job) -> str:
 
 def day_words(day: int) -> str:
     """The day of a month; 0 is the last."""
-    return f"the {day}." if day else "its last day"
+    ending = "th" if day in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+    return f"the {day}{ending}" if day else "its last day"
 
 
 STAGES = {

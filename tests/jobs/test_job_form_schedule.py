@@ -11,7 +11,7 @@ from django.urls import reverse
 from jobs.due import schedule_of
 from jobs.models import Job, Misfire
 from jobs.schedule import Kind, Schedule
-from jobs.templatetags.job_words import schedule_words
+from jobs.templatetags.job_words import day_words, schedule_words
 from tests.factories import make_job
 from tests.jobs.people import alice
 from tests.jobs.proxy_answers import answer_at_once
@@ -47,7 +47,7 @@ KINDS = [
     (
         {"schedule_kind": "monthly", "schedule_days": "15, 1 last", "schedule_time": "03:15"},
         Schedule(Kind.MONTHLY, time(3, 15), days=(1, 15, 0), time_zone=BERLIN),
-        "each month on the 1., the 15. and its last day at 03:15 Europe/Berlin",
+        "each month on the 1st, the 15th and its last day at 03:15 Europe/Berlin",
     ),
     (
         {"schedule_kind": "cron", "schedule_cron": " 30  2 * * 1-5 "},
@@ -111,3 +111,22 @@ def test_a_misfire_policy_is_saved(job):
     found = saved(job, schedule_kind="daily", schedule_time="01:00", misfire="within", misfire_hours="6")
     assert (found.misfire, found.misfire_hours) == (Misfire.WITHIN, 6)
     assert saved(found, schedule_kind="daily", schedule_time="01:00").misfire == Misfire.ONCE
+
+
+@pytest.mark.parametrize(
+    ("day", "words"),
+    [(1, "the 1st"), (2, "the 2nd"), (3, "the 3rd"), (4, "the 4th"), (11, "the 11th"), (12, "the 12th"),
+     (13, "the 13th"), (22, "the 22nd"), (30, "the 30th"), (31, "the 31st"), (0, "its last day")],
+)  # fmt: skip
+def test_the_days_of_a_month_are_said_in_english(day: int, words: str) -> None:
+    assert day_words(day) == words
+
+
+def test_time_zones_that_are_no_places_are_not_offered_anew(job: Job) -> None:
+    def offered() -> set[str]:
+        form = alice().get(reverse("job_edit", args=[job.uuid])).context["form"]
+        return {value for value, _ in form.fields["time_zone"].choices}
+
+    assert {"UTC", BERLIN} <= offered() and not {"Factory", "localtime"} & offered()
+    Job.objects.update(time_zone="localtime")  # saved before
+    assert "localtime" in offered() and "Factory" not in offered()

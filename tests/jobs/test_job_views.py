@@ -16,7 +16,7 @@ from tests.factories import (
     make_point,
     make_session,
 )
-from tests.jobs.people import HTMX, alice, bob, charlie, rita, text_of, vera
+from tests.jobs.people import HTMX, alice, bob, charlie, rita, sven, text_of, vera
 
 pytestmark = pytest.mark.django_db
 
@@ -156,6 +156,12 @@ class TestDetail:
         assert [">Edit<" in pages[who] for who in (alice, bob, rita, vera)] == [True, False, False, False]
         assert [">Restore<" in pages[who].replace("</a>", "<") for who in (alice, rita)] == [True, True]
         assert "Delete this job" in pages[alice] and "Delete this job" not in pages[bob]
+
+    def test_offers_the_rewrap_to_who_keeps_keys_also_without_the_right_to_run(self, job):
+        make_point(make_chain(job))
+        pages = {who: text_of(who().get(url("job_detail", job))) for who in (sven, bob, vera)}
+        assert ["Rewrap the chain" in pages[who] for who in (sven, bob, vera)] == [True, False, False]
+        assert "Run an active full" not in pages[sven]
 
     def test_refuses_who_may_see_nothing_and_what_is_not_there(self, job):
         assert charlie().get(url("job_detail", job)).status_code == 403

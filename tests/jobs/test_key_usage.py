@@ -105,7 +105,7 @@ def test_says_job_by_job_what_the_next_session_will_do_before_a_change():
         "Full": ("full", "active-full"),
     }
     page = text_of(response)
-    assert "The password finance was changed." in page and "opens all 1 point before it with the new password" in page
+    assert "The password finance was changed." in page and "opens the one before it with the new password" in page
     assert record.versions.count() == 1
 
 

@@ -103,7 +103,7 @@ def test_keys_of_servers_are_said_otherwise_than_passwords():
     rotated = words("_reason", code="key-changed", params={**kms, "same_record": True})
     assert rotated == "The key of Ledger on vault was rotated."
     gone = words("_reason", code="key-gone", params={**kms, "points": 2})
-    assert gone == "The key of Ledger on vault is gone for good: 2 restore points stay closed."
+    assert gone == "The key of Ledger on vault is gone for good: its chain of 2 restore points ends here."
     kept = words("_consequence", code="old-points-keep-old-key", params={**kms, "points": 2})
     assert "that key has to stay on its server" in kept and "who knows it" not in kept
     fails = words("_consequence", code="kms-outage", params={"server": "vault", "outage": "fail"})
